@@ -1,0 +1,1 @@
+"""What every other package may use: user-facing errors, crash-safe files, configuration helpers."""
