@@ -1,0 +1,138 @@
+"""Owns turning a plan (which samples) into a packed `Batch` (which frames, once each, and where the windows point).
+
+In: plans, episode files, a frame store, a table of tokenised instructions. Out: batches. The same code serves every
+sampler, so the packing cannot differ between them.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from src.core.errors import ProjectError
+from src.data.batch import PADDING, Batch
+from src.data.episode import EpisodeFile
+from src.data.frames import FrameStore
+from src.data.sampler import Plan
+from src.data.split import shuffle_key
+from src.data.windows import future, history
+
+Tokenize = Callable[[list[str]], tuple[Tensor, Tensor]]
+"""Instructions -> ids (E, L) int64 and mask (E, L) bool, right-padded."""
+
+_TEXTS_AT_ONCE = 1024
+
+
+class InstructionTable:
+    """Every instruction tokenised once.
+
+    Args:
+        tokenize: the backbone's tokeniser.
+        texts: all instructions that may be asked for.
+    """
+
+    def __init__(self, tokenize: Tokenize, texts: Iterable[str]) -> None:
+        unique = sorted(set(texts))
+        self._ids: dict[str, Tensor] = {}
+        self._padding = 0
+        for first in range(0, len(unique), _TEXTS_AT_ONCE):
+            part = unique[first : first + _TEXTS_AT_ONCE]
+            ids, mask = tokenize(part)
+            if ids.shape != mask.shape or len(ids) != len(part) or bool((mask[:, 1:] > mask[:, :-1]).any()):
+                raise ProjectError(
+                    f"the tokeniser returned ids {tuple(ids.shape)} and mask {tuple(mask.shape)} for {len(part)} "
+                    "sentences; expected two (E, L) tensors padded on the right only."
+                )
+            if not bool(mask.all()):
+                self._padding = int(ids[~mask][0])
+            for text, row, length in zip(part, ids.cpu(), mask.sum(dim=1).tolist(), strict=True):
+                self._ids[text] = row[:length].to(torch.int64).clone()
+
+    def rows(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """(E, L) int64 ids and (E, L) bool mask, L being the longest of these texts."""
+        found = [self._ids[text] for text in texts]
+        length = max(len(ids) for ids in found)
+        ids = torch.full((len(found), length), self._padding, dtype=torch.int64)
+        mask = torch.zeros((len(found), length), dtype=torch.bool)
+        for row, tokens in enumerate(found):
+            ids[row, : len(tokens)] = tokens
+            mask[row, : len(tokens)] = True
+        return ids, mask
+
+
+class BatchAssembler(Dataset[Batch]):
+    """Maps a plan to a batch.
+
+    Args:
+        episodes: the files; a row is an index into this list.
+        frames: the frames of the same files.
+        table: their instructions, tokenised.
+        window, horizon: W and H in steps.
+        paraphrase: "first" always takes the canonical instruction, "random" another one each epoch.
+        seed: of that choice.
+    """
+
+    def __init__(
+        self,
+        episodes: Sequence[EpisodeFile],
+        frames: FrameStore,
+        table: InstructionTable,
+        window: int,
+        horizon: int,
+        paraphrase: str,
+        seed: int,
+    ) -> None:
+        self.frames = frames
+        self.table = table
+        self.window = window
+        self.horizon = horizon
+        self.paraphrase = paraphrase
+        self.seed = seed
+        self.ids = [episode.id for episode in episodes]
+        self.instructions = [episode.instructions for episode in episodes]
+        self.lengths = np.array([episode.length for episode in episodes], np.int64)
+        # One long tape of all episodes: a frame is `offset[row] + t`, so a whole batch is plain index arithmetic.
+        self.offsets = np.cumsum(self.lengths) - self.lengths
+        self.actions = np.concatenate([episode.actions for episode in episodes]).astype(np.float32)
+
+    def __getitem__(self, plan: Plan) -> Batch:
+        """The batch of `plan`; see `Batch` for the shapes."""
+        rows, steps = plan.rows, plan.steps
+        start = self.offsets[rows][:, None]
+        past = history(steps, self.window)
+        tape = np.where(past >= 0, start + past, -1)
+        distinct = np.unique(tape[tape >= 0])
+        windows = np.where(tape >= 0, np.searchsorted(distinct, tape), PADDING)
+        frame_rows = np.searchsorted(self.offsets, distinct, side="right") - 1
+        batch_rows, episode = np.unique(frame_rows, return_inverse=True)
+        ids, mask = self.table.rows([self.instruction(int(row), plan.epoch) for row in batch_rows])
+        ahead, valid = future(steps, self.lengths[rows], self.horizon)
+        actions = self.actions[start + ahead]
+        actions[~valid] = 0.0
+        return Batch(
+            frames=self._frames(batch_rows, frame_rows, distinct),
+            episode=torch.from_numpy(episode.astype(np.int64)),
+            instruction_ids=ids,
+            instruction_mask=mask,
+            windows=torch.from_numpy(windows),
+            actions=torch.from_numpy(actions),
+            action_mask=torch.from_numpy(valid),
+            keys=[(self.ids[row], step) for row, step in zip(rows.tolist(), steps.tolist(), strict=True)],
+        )
+
+    def instruction(self, row: int, epoch: int) -> str:
+        """The wording that episode `row` has in `epoch`."""
+        texts = self.instructions[row]
+        if self.paraphrase == "first":
+            return texts[0]
+        return texts[int(shuffle_key(self.seed, f"{epoch}:{self.ids[row]}")[:15], 16) % len(texts)]
+
+    def _frames(self, batch_rows: np.ndarray, frame_rows: np.ndarray, distinct: np.ndarray) -> Tensor:
+        size = self.frames.image_size
+        out = torch.empty((len(distinct), 3, size, size), dtype=torch.uint8)
+        bounds = np.append(np.searchsorted(frame_rows, batch_rows), len(distinct))
+        for row, first, last in zip(batch_rows.tolist(), bounds[:-1], bounds[1:], strict=True):
+            self.frames.copy_into(out[first:last], row, distinct[first:last] - self.offsets[row])
+        return out

@@ -1,0 +1,143 @@
+"""Owns the contract between an HDF5 file and the rest: what a reader of one file layout must deliver.
+
+A new layout is one `Layout` class, added to `LAYOUTS` in src/data/episode.py; nothing else changes.
+In: an open HDF5 file. Out: `Metadata` (read once, small) and frames (read on demand, large).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from src.core.errors import ProjectError
+
+Attribute = str | int | float | bool
+
+
+@dataclass(frozen=True)
+class LabOptions:
+    """How to read what the lab's files leave open. The defaults are assumptions: check one picture and one turn.
+
+    Args:
+        instructions: scenario -> the instruction text, or a list of phrasings (the first is canonical), for files
+            that hold none.
+        colour_order: "rgb" or "bgr", the order of the stored channels; bgr is turned into RGB.
+        rotation_sign: +1 if a positive stored angular_z is counter-clockwise (left), -1 if it is clockwise.
+        control_period: seconds one action drives; not stored in the files.
+        group_by: "episode", "session" (same scenario on the same day) or "scenario": what the split keeps together.
+    """
+
+    instructions: Mapping[str, Any] = field(default_factory=dict)
+    colour_order: str = "rgb"
+    rotation_sign: int = 1
+    control_period: float = 0.4
+    group_by: str = "episode"
+
+    def __post_init__(self) -> None:
+        for key, allowed in (
+            ("colour_order", ("rgb", "bgr")),
+            ("rotation_sign", (1, -1)),
+            ("group_by", ("episode", "session", "scenario")),
+        ):
+            if getattr(self, key) not in allowed:
+                raise ProjectError(
+                    f"data.lab.{key} is {getattr(self, key)!r}; expected one of {list(allowed)}."
+                )
+        if not self.control_period > 0:
+            raise ProjectError(
+                f"data.lab.control_period is {self.control_period}; expected seconds above zero."
+            )
+        texts = {str(key): _phrasings(str(key), value) for key, value in self.instructions.items()}
+        object.__setattr__(self, "instructions", texts)
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """Everything about an episode except its frames; the fields mean what they mean in `Episode`.
+
+    Attributes:
+        frame_shape: (H, W, 3) of the stored frames.
+        content: a fingerprint of the recording, as cheap as the layout allows (see the layout's class).
+        from_name: the fields that had to be taken from the file name, for the record.
+    """
+
+    id: str
+    length: int
+    frame_shape: tuple[int, int, int]
+    actions: np.ndarray
+    instructions: tuple[str, ...]
+    action_names: tuple[str, ...]
+    action_units: tuple[str, ...]
+    control_period: float
+    scenario: str
+    group: str
+    content: str
+    timestamps: np.ndarray | None = None
+    poses: np.ndarray | None = None
+    attributes: dict[str, Attribute] = field(default_factory=dict)
+    from_name: tuple[str, ...] = ()
+
+
+class Layout(ABC):
+    """Reads one file layout. Stateless: the file and the options are passed in."""
+
+    name: str
+
+    @abstractmethod
+    def matches(self, file: h5py.File) -> bool:
+        """Whether the file's content (never its name) has this layout."""
+
+    @abstractmethod
+    def metadata(self, file: h5py.File, path: Path, options: LabOptions | None) -> Metadata:
+        """Read everything but the frames; a ProjectError names the file and the key at fault."""
+
+    @abstractmethod
+    def frames(self, file: h5py.File, start: int, stop: int, options: LabOptions | None) -> np.ndarray:
+        """(stop - start, H, W, 3) uint8 RGB."""
+
+
+def dataset(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
+    """The dataset `key`, or a ProjectError that lists what is there."""
+    node = file.get(key)
+    if not isinstance(node, h5py.Dataset):
+        raise ProjectError(
+            f"{path} has no dataset '{key}' (found {keys_of(file)}); record or convert it again."
+        )
+    return node
+
+
+def checked_frames(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
+    """The frames dataset, checked to be (T > 0, H, W, 3) uint8."""
+    frames = dataset(file, path, key)
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
+        raise ProjectError(
+            f"{path}: '{key}' is {frames.dtype} {frames.shape}, expected uint8 (T, H, W, 3) with T above 0; "
+            "convert the file or move it away."
+        )
+    return frames
+
+
+def keys_of(file: h5py.File) -> str:
+    """The datasets and groups of the file with their shapes, for error sentences."""
+    found: list[str] = []
+
+    def visit(name: str, node: h5py.Dataset | h5py.Group) -> None:
+        found.append(f"{name} {node.shape}" if isinstance(node, h5py.Dataset) else f"{name}/")
+
+    file.visititems(visit)
+    return ", ".join(found[:12]) + (", …" if len(found) > 12 else "") if found else "no datasets"
+
+
+def _phrasings(scenario: str, value: Any) -> tuple[str, ...]:
+    texts = (value,) if isinstance(value, str) else tuple(value or ())
+    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise ProjectError(
+            f"data.lab.instructions.{scenario} is {value!r}; expected a sentence or a list of sentences."
+        )
+    return texts
