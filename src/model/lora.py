@@ -1,0 +1,159 @@
+"""Which weights of a backbone train: LoRA at named sites, nothing, or everything.
+
+In: a `Backbone` with its named `sites`. Out: the same backbone with exactly the chosen weights trainable, and
+one `SiteReport` per site. The action queries always train: they are new and have no pretrained value.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from src.core.errors import ProjectError
+from src.model.backbone.base import Backbone
+
+
+@dataclass(frozen=True)
+class SiteReport:
+    """One row of the placement table: what a site matched and how many parameters train there."""
+
+    site: str
+    modules: int
+    trainable: int
+
+
+class Placement(ABC):
+    """Decides which of a backbone's weights train."""
+
+    @abstractmethod
+    def apply(self, backbone: Backbone) -> list[SiteReport]:
+        """Freezes and unfreezes in place; returns the placement table."""
+
+
+class FrozenPlacement(Placement):
+    """Nothing of the VLM trains; the action queries and the head do."""
+
+    def apply(self, backbone: Backbone) -> list[SiteReport]:
+        backbone.requires_grad_(False)
+        return [_train_queries(backbone)]
+
+
+class FullPlacement(Placement):
+    """Every weight of the VLM trains."""
+
+    def apply(self, backbone: Backbone) -> list[SiteReport]:
+        backbone.requires_grad_(True)
+        return [
+            SiteReport("vlm", _count_modules(backbone.vlm), _trainable(backbone.vlm)),
+            _train_queries(backbone),
+        ]
+
+
+class LoraPlacement(Placement):
+    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) through peft, at sites named by full module path.
+
+    Suffix targets such as `q_proj` match vision tower, projector and text model alike in Kosmos-2, so peft is
+    given the complete list of full paths.
+    """
+
+    def __init__(
+        self,
+        sites: Mapping[str, str | int],
+        rank: int,
+        alpha: float,
+        dropout: float,
+        rslora: bool = False,
+        dora: bool = False,
+    ) -> None:
+        """
+        Args:
+            sites: site name -> `all`, or k for the last k layers.
+            rank: r of the adapter matrices.
+            alpha: the adapter is scaled by alpha / r (alpha / sqrt(r) with rslora).
+            dropout: on the adapter's input, 0 to 1.
+            rslora: rank-stabilised scaling (Kalajdzievski 2023, arXiv:2312.03732).
+            dora: weight-decomposed adapters (Liu et al. 2024, arXiv:2402.09353), about 30 % slower.
+
+        Raises:
+            ProjectError: no site is named, or the rank is below 1.
+        """
+        if not sites:
+            raise ProjectError(
+                "model.lora.sites: found none, expected at least one site; name one, or choose model/lora=frozen."
+            )
+        if rank < 1:
+            raise ProjectError(
+                f"model.lora.rank: found {rank}, expected at least 1; choose model/lora=frozen for none."
+            )
+        self.sites = dict(sites)
+        self.rank, self.alpha, self.dropout, self.rslora, self.dora = rank, alpha, dropout, rslora, dora
+
+    def apply(self, backbone: Backbone) -> list[SiteReport]:
+        from peft import LoraConfig, inject_adapter_in_model
+
+        backbone.requires_grad_(False)
+        matched = {site: self._modules(backbone, site, layers) for site, layers in self.sites.items()}
+        config = LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,  # type: ignore[arg-type]  # peft annotates int, its arithmetic takes floats
+            lora_dropout=self.dropout,
+            use_rslora=self.rslora,
+            use_dora=self.dora,
+            target_modules=[path for paths in matched.values() for path in paths],
+        )
+        inject_adapter_in_model(config, backbone.vlm)
+        reports = [
+            SiteReport(site, len(paths), sum(_trainable(backbone.vlm.get_submodule(path)) for path in paths))
+            for site, paths in matched.items()
+        ]
+        return [*reports, _train_queries(backbone)]
+
+    @staticmethod
+    def _modules(backbone: Backbone, site: str, layers: str | int) -> list[str]:
+        if site not in backbone.sites:
+            raise ProjectError(
+                f"model.lora.sites: found {site!r}, this backbone has {', '.join(backbone.sites)}; use one of these."
+            )
+        pattern = re.compile(backbone.sites[site])
+        matches = [
+            match
+            for path, module in backbone.vlm.named_modules()
+            if (match := pattern.fullmatch(path)) is not None
+        ]
+        if pattern.groups and matches:
+            depth = 1 + max(int(match.group(1)) for match in matches)
+            if layers != "all":
+                if not isinstance(layers, int) or not 1 <= layers <= depth:
+                    raise ProjectError(
+                        f"model.lora.sites.{site}: found {layers!r}, expected `all` or 1 to {depth} last layers."
+                    )
+                matches = [match for match in matches if int(match.group(1)) >= depth - layers]
+        elif layers != "all":
+            raise ProjectError(
+                f"model.lora.sites.{site}: found {layers!r}, but this site has no layers; write `all`."
+            )
+        if not matches:
+            raise ProjectError(
+                f"model.lora.sites.{site}: its pattern {pattern.pattern} matches no module of {type(backbone.vlm).__name__}"
+                ", so nothing would train there; correct the backbone's `sites`."
+            )
+        return [match.group(0) for match in matches]
+
+
+def _train_queries(backbone: Backbone) -> SiteReport:
+    queries = [p for name, p in backbone.named_parameters(recurse=False)]
+    for parameter in queries:
+        parameter.requires_grad_(True)
+    return SiteReport("action queries", len(queries), sum(p.numel() for p in queries))
+
+
+def _trainable(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def _count_modules(module: nn.Module) -> int:
+    return sum(1 for child in module.modules() if any(True for _ in child.parameters(recurse=False)))

@@ -1,0 +1,37 @@
+"""Optimizers over the policy's two groups of weights: what belongs to the backbone, and the head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+
+def adamw(
+    groups: Mapping[str, Sequence[nn.Parameter]],
+    lr: float,
+    head_lr: float | None = None,
+    weight_decay: float = 0.01,
+    betas: Sequence[float] = (0.9, 0.999),
+) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) over trainable weights only.
+
+    Args:
+        groups: `backbone` and `head`, their trainable parameters.
+        lr: peak learning rate of the backbone's weights (adapters, action queries).
+        head_lr: of the head; `lr` where null.
+        weight_decay: on matrices; vectors (biases, norms) are not decayed.
+        betas: decay of the running means of gradient and squared gradient.
+    """
+    rates = {"backbone": lr, "head": lr if head_lr is None else head_lr}
+    parameters = []
+    for group, members in groups.items():
+        matrices = [p for p in members if p.dim() > 1]
+        vectors = [p for p in members if p.dim() <= 1]
+        for members_of_kind, decay in ((matrices, weight_decay), (vectors, 0.0)):
+            if members_of_kind:
+                parameters.append(
+                    {"params": members_of_kind, "lr": rates[group], "weight_decay": decay, "name": group}
+                )
+    return torch.optim.AdamW(parameters, lr=lr, betas=(betas[0], betas[1]))
