@@ -6,6 +6,7 @@ stratified by scenario and never cuts a group. A data folder that changed since 
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,8 +157,8 @@ def take_episodes(episodes: Sequence[EpisodeFile], count: int | None, seed: int)
         raise ProjectError(
             f"data.train_episodes is {count}, but the training split has 1 to {len(episodes)} episodes."
         )
-    order = sorted({episode.group for episode in episodes}, key=lambda group: shuffle_key(seed, group))
-    sizes = {group: sum(episode.group == group for episode in episodes) for group in order}
+    sizes = Counter(episode.group for episode in episodes)
+    order = sorted(sizes, key=lambda group: shuffle_key(seed, group))
     chosen: set[str] = set()
     taken = 0
     for group in order:

@@ -138,8 +138,8 @@ class LoraPlacement(Placement):
             )
         if not matches:
             raise ProjectError(
-                f"model.lora.sites.{site}: its pattern {pattern.pattern} matches no module of {type(backbone.vlm).__name__}"
-                ", so nothing would train there; correct the backbone's `sites`."
+                f"model.lora.sites.{site}: its pattern {pattern.pattern} matches no module of "
+                f"{type(backbone.vlm).__name__}, so nothing would train there; correct the backbone's `sites`."
             )
         return [match.group(0) for match in matches]
 

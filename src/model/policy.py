@@ -27,6 +27,9 @@ from src.model.lora import Placement
 class Policy(pl.LightningModule):
     """A window of frames and an instruction -> a chunk of actions."""
 
+    low: Tensor
+    high: Tensor
+
     def __init__(
         self,
         backbone: Backbone,

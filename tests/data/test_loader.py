@@ -137,10 +137,10 @@ class Recorder(lightning.LightningModule):
 
 def fit(
     root: Path, out: Path, *, epochs: int = 3, workers: int = 0, checkpoint: str | None = None,
-    fail_at: int | None = None, **options: Any,
+    fail_at: int | None = None, every: int = 1, **options: Any,
 ) -> tuple[Recorder, int]:  # fmt: skip
     callback = ModelCheckpoint(
-        out, filename="{epoch}-{step}", save_top_k=-1, every_n_train_steps=1, save_on_exception=True
+        out, filename="{epoch}-{step}", save_top_k=-1, every_n_train_steps=every, save_on_exception=True
     )
     epoch_end = ModelCheckpoint(out, filename="end-{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
     validated = ModelCheckpoint(out, filename="val-{epoch}", save_top_k=-1, monitor="val/loss")
@@ -187,9 +187,9 @@ def test_a_batch_that_failed_is_given_out_again(root: Path, tmp_path: Path) -> N
     whole, per_epoch = fit(root, tmp_path / "whole", epochs=2)
     broken = per_epoch + 2
     with pytest.raises(RuntimeError, match="out of memory"):
-        fit(root, tmp_path / "broken", epochs=2, fail_at=broken)
-    saved = max((tmp_path / "broken").glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
-    model, _ = fit(root, tmp_path / "again", epochs=2, checkpoint=str(saved))
+        fit(root, tmp_path / "broken", epochs=2, fail_at=broken, every=1000)
+    saved = tmp_path / "broken" / f"epoch=1-step={broken}.ckpt"  # written while the batch was in hand
+    model, _ = fit(root, tmp_path / "again", epochs=2, checkpoint=str(saved), every=1000)
     assert model.log_of_batches == whole.log_of_batches[broken:]
     assert torch.equal(model.weight, whole.weight)
 

@@ -26,7 +26,14 @@ INSTRUCTIONS = [
     "pass the first box on the right and the second box on the left, then reach the green cube",
 ]
 SIZES = TinySizes(
-    image_size=32, patch_size=8, vision_width=32, vision_layers=2, text_width=32, text_layers=2, latents=4, max_tokens=64
+    image_size=32,
+    patch_size=8,
+    vision_width=32,
+    vision_layers=2,
+    text_width=32,
+    text_layers=2,
+    latents=4,
+    max_tokens=64,
 )
 PROMPT_WORDS = "An image of a robot"
 
@@ -78,7 +85,9 @@ def make_policy(tiny_checkpoint: Path, action_space: ActionSpace) -> Callable[..
 
 def frames(count: int, seed: int = 0, size: int = 32) -> torch.Tensor:
     """Random pictures (count, 3, size, size) uint8."""
-    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    return torch.randint(
+        0, 256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def episode_batch(policy: Policy, lengths: tuple[int, ...] = (6, 4), seed: int = 0) -> Batch:

@@ -14,7 +14,9 @@ from src.model.backbone.kosmos2 import PROMPT, Kosmos2Backbone
 from tests.model.conftest import INSTRUCTIONS, SIZES, frames
 
 
-def reference_states(folder: Path, backbone: Kosmos2Backbone, picture: torch.Tensor, instruction: str) -> torch.Tensor:
+def reference_states(
+    folder: Path, backbone: Kosmos2Backbone, picture: torch.Tensor, instruction: str
+) -> torch.Tensor:
     """HF's own processor and forward on one unpadded sample, the queries standing in for two words: (Q, D)."""
     processor = AutoProcessor.from_pretrained(folder)
     model = Kosmos2ForConditionalGeneration.from_pretrained(folder).eval()
@@ -28,7 +30,9 @@ def reference_states(folder: Path, backbone: Kosmos2Backbone, picture: torch.Ten
     ids = torch.cat([inputs.input_ids, torch.arange(len(embeddings) - queries, len(embeddings))[None]], dim=1)
     here = torch.cat([inputs.image_embeds_position_mask, torch.zeros(1, queries, dtype=torch.int64)], dim=1)
     captured: list[torch.Tensor] = []
-    hook = model.text_model.model.register_forward_hook(lambda *args: captured.append(args[2].last_hidden_state))
+    hook = model.text_model.model.register_forward_hook(
+        lambda *args: captured.append(args[2].last_hidden_state)
+    )
     with torch.no_grad():
         model(
             pixel_values=inputs.pixel_values,
@@ -40,7 +44,9 @@ def reference_states(folder: Path, backbone: Kosmos2Backbone, picture: torch.Ten
     return captured[0][0, -queries:]
 
 
-def test_states_equal_hf_forward_in_a_mixed_length_batch(tiny_checkpoint: Path, backbone: Kosmos2Backbone) -> None:
+def test_states_equal_hf_forward_in_a_mixed_length_batch(
+    tiny_checkpoint: Path, backbone: Kosmos2Backbone
+) -> None:
     pictures = frames(3)
     with torch.no_grad():
         states = backbone(pictures, *backbone.tokenize(INSTRUCTIONS))
@@ -49,7 +55,9 @@ def test_states_equal_hf_forward_in_a_mixed_length_batch(tiny_checkpoint: Path, 
         torch.testing.assert_close(states[i], expected, rtol=0, atol=1e-5)
 
 
-def test_preprocessing_equals_the_checkpoints_processor(tiny_checkpoint: Path, backbone: Kosmos2Backbone) -> None:
+def test_preprocessing_equals_the_checkpoints_processor(
+    tiny_checkpoint: Path, backbone: Kosmos2Backbone
+) -> None:
     picture = frames(1)
     processor = AutoProcessor.from_pretrained(tiny_checkpoint)
     image = Image.fromarray(picture[0].permute(1, 2, 0).numpy())
@@ -62,11 +70,15 @@ def test_every_word_patch_and_query_changes_the_states(backbone: Kosmos2Backbone
     ids, mask = backbone.tokenize(INSTRUCTIONS[:1])
     with torch.no_grad():
         before = backbone(pictures, ids, mask)
-        first_word = len(backbone.tokenizer(PROMPT.format(instruction=""), add_special_tokens=False)["input_ids"])
+        first_word = len(
+            backbone.tokenizer(PROMPT.format(instruction=""), add_special_tokens=False)["input_ids"]
+        )
         for position in range(first_word, ids.shape[1]):
             changed = ids.clone()
             changed[0, position] = ids[0, position] - 1 if ids[0, position] > 5 else ids[0, position] + 1
-            assert (backbone(pictures, changed, mask) - before).abs().max() > 1e-4, f"word {position} is not heard"
+            assert (backbone(pictures, changed, mask) - before).abs().max() > 1e-4, (
+                f"word {position} is not heard"
+            )
         swapped = ids.clone()
         swapped[0, [-1, -2]] = ids[0, [-2, -1]]
         assert (backbone(pictures, swapped, mask) - before).abs().max() > 1e-4
@@ -74,11 +86,15 @@ def test_every_word_patch_and_query_changes_the_states(backbone: Kosmos2Backbone
             for column in range(0, 32, 8):
                 masked = pictures.clone()
                 masked[:, :, row : row + 8, column : column + 8] = 128
-                assert (backbone(masked, ids, mask) - before).abs().max() > 1e-4, f"patch {row}, {column} is not seen"
+                assert (backbone(masked, ids, mask) - before).abs().max() > 1e-4, (
+                    f"patch {row}, {column} is not seen"
+                )
         for query in range(backbone.num_queries):
             kept = backbone.queries[query].clone()
             backbone.queries[query] = kept.flip(0)
-            assert (backbone(pictures, ids, mask) - before)[0, query].abs().max() > 1e-4, f"query {query} is not read"
+            assert (backbone(pictures, ids, mask) - before)[0, query].abs().max() > 1e-4, (
+                f"query {query} is not read"
+            )
             backbone.queries[query] = kept
 
 

@@ -37,7 +37,9 @@ def test_encode_once_equals_separate_windows_in_loss_and_gradient(make_policy: M
             torch.testing.assert_close(parameter.grad, gradients[name], rtol=0, atol=1e-5, msg=name)
 
 
-def test_an_earlier_frame_and_an_instruction_change_the_prediction_padding_does_not(make_policy: MakePolicy) -> None:
+def test_an_earlier_frame_and_an_instruction_change_the_prediction_padding_does_not(
+    make_policy: MakePolicy,
+) -> None:
     policy = make_policy().eval()
     batch = episode_batch(policy, lengths=(6,))
     with torch.no_grad():
@@ -45,7 +47,9 @@ def test_an_earlier_frame_and_an_instruction_change_the_prediction_padding_does_
         for age in range(policy.window):
             changed = episode_batch(policy, lengths=(6,))
             changed.frames[5 - age] = 255 - changed.frames[5 - age]
-            assert (policy.predict(changed)[5] - before[5]).abs().max() > 1e-6, f"frame {age} steps ago is not used"
+            assert (policy.predict(changed)[5] - before[5]).abs().max() > 1e-6, (
+                f"frame {age} steps ago is not used"
+            )
         beyond = episode_batch(policy, lengths=(6,))
         beyond.frames[0] = 255 - beyond.frames[0]
         assert torch.equal(policy.predict(beyond)[5], before[5]), "a frame outside the window leaks in"
@@ -54,7 +58,9 @@ def test_an_earlier_frame_and_an_instruction_change_the_prediction_padding_does_
 
 
 @pytest.mark.parametrize("lengths", [(1,), (3, 6), (6, 2, 5)])
-def test_window_padding_and_batch_mates_change_nothing(make_policy: MakePolicy, lengths: tuple[int, ...]) -> None:
+def test_window_padding_and_batch_mates_change_nothing(
+    make_policy: MakePolicy, lengths: tuple[int, ...]
+) -> None:
     policy = make_policy().eval()
     batch = episode_batch(policy, lengths)
     with torch.no_grad():
@@ -75,7 +81,10 @@ def test_padded_targets_count_nothing(make_policy: MakePolicy) -> None:
 PLACEMENTS: list[tuple[Placement, str]] = [
     (FrozenPlacement(), r"backbone\.queries"),
     (LoraPlacement({"vision": "all"}, 2, 4, 0.0), r"backbone\.(queries|vlm\.vision_model\..*lora_[AB].*)"),
-    (LoraPlacement({"projector": "all"}, 2, 4, 0.0), r"backbone\.(queries|vlm\.image_to_text_projection\..*lora_[AB].*)"),
+    (
+        LoraPlacement({"projector": "all"}, 2, 4, 0.0),
+        r"backbone\.(queries|vlm\.image_to_text_projection\..*lora_[AB].*)",
+    ),
     (
         LoraPlacement({"text_attention": 1}, 2, 4, 0.0),
         r"backbone\.(queries|vlm\.text_model\.model\.layers\.1\.self_attn\..*lora_[AB].*)",
@@ -116,9 +125,16 @@ def test_full_fine_tuning_moves_every_weight_that_has_a_gradient(make_policy: Ma
 
 @pytest.mark.parametrize(
     ("sites", "words"),
-    [({"arm": "all"}, "text_attention"), ({"text_mlp": 9}, "1 to 2"), ({"projector": 1}, "no layers"), ({}, "frozen")],
+    [
+        ({"arm": "all"}, "text_attention"),
+        ({"text_mlp": 9}, "1 to 2"),
+        ({"projector": 1}, "no layers"),
+        ({}, "frozen"),
+    ],
 )
-def test_lora_sites_that_make_no_sense(make_policy: MakePolicy, sites: dict[str, str | int], words: str) -> None:
+def test_lora_sites_that_make_no_sense(
+    make_policy: MakePolicy, sites: dict[str, str | int], words: str
+) -> None:
     with pytest.raises(ProjectError, match=words):
         make_policy(LoraPlacement(sites, 2, 4, 0.0))
 
@@ -142,7 +158,10 @@ def test_trained_state_round_trips_to_the_bit_and_is_strict(make_policy: MakePol
     with torch.no_grad():
         assert torch.equal(policy.eval().predict(batch), other.eval().predict(batch))
     assert not any("base_layer" in name or name.startswith("backbone.vlm.vision") for name in state)
-    for spoilt in ({k: v for k, v in state.items() if "queries" not in k}, {**state, "head.extra": torch.zeros(1)}):
+    for spoilt in (
+        {k: v for k, v in state.items() if "queries" not in k},
+        {**state, "head.extra": torch.zeros(1)},
+    ):
         with pytest.raises(ProjectError, match=r"missing|unexpected"):
             make_policy().load_trained(spoilt)
     with pytest.raises(ProjectError, match="another shape"):

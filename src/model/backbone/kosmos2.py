@@ -35,6 +35,11 @@ SITES = {
 class Kosmos2Backbone(Backbone):
     """`microsoft/kosmos-2-patch14-224`, or any folder of the same layout, read at Q action queries."""
 
+    vlm: Any  # transformers builds its modules' attributes at run time; a static type would be wrong
+    mean: Tensor
+    std: Tensor
+    frame_tags: Tensor
+
     def __init__(
         self,
         checkpoint: str,
@@ -93,7 +98,8 @@ class Kosmos2Backbone(Backbone):
 
     @property
     def embeddings(self) -> nn.Embedding:
-        return self.vlm.text_model.model.embed_tokens
+        table: nn.Embedding = self.vlm.text_model.model.embed_tokens
+        return table
 
     def _initial_queries(self, token: str | None) -> Tensor:
         weight = self.embeddings.weight.detach().float()
@@ -213,7 +219,7 @@ def load_kosmos2(checkpoint: str, dtype: str) -> tuple[Any, Any]:
                 "choose the backbone of that family instead."
             )
         processor = AutoProcessor.from_pretrained(checkpoint)
-        model, info = Kosmos2Model.from_pretrained(
+        loaded: Any = Kosmos2Model.from_pretrained(
             checkpoint, dtype=getattr(torch, dtype), output_loading_info=True
         )
     except OSError as error:
@@ -222,6 +228,7 @@ def load_kosmos2(checkpoint: str, dtype: str) -> tuple[Any, Any]:
             f"({_first_line(error)}); run `hf download {checkpoint}` on a machine with network and set "
             "model.backbone.checkpoint=<folder>, or use model/backbone=kosmos2_tiny."
         ) from error
+    model, info = loaded
     missing = sorted(info["missing_keys"])
     if missing:
         raise ProjectError(
