@@ -1,0 +1,88 @@
+"""Owns evaluating a finished run again, as it was evaluated or otherwise.
+
+In: a run folder, the evaluation settings that the user changed, a checkpoint name. Out: the run's report again (same
+settings, same figures) or, measured otherwise, another one in <run>/evaluations/<name>/: a run's own report never
+changes its meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from src.core.config import build
+from src.core.errors import ProjectError
+from src.experiment.checkpoint import load_policy
+from src.experiment.quiet import silence
+
+
+def evaluate_run(
+    run: str | None,
+    checkpoint: str,
+    device: str,
+    name: str | None,
+    evaluation: DictConfig,
+    overrides: Sequence[str],
+) -> tuple[dict[str, Any], Path]:
+    """Load the run's policy and data, measure, write the report; returns it and the folder it lies in.
+
+    `evaluation` is the composed group, `overrides` the user's command line: what it does not mention is taken
+    from the run's own configuration.
+    """
+    if not run:
+        raise ProjectError(
+            "evaluate: no run folder given; say which, e.g. python -m src.evaluate run=outputs/<name>"
+        )
+    folder = Path(run)
+    if not (folder / ".hydra" / "config.yaml").is_file():
+        raise ProjectError(
+            f"run={run}: {'no such folder' if not folder.is_dir() else 'this folder has no .hydra/config.yaml'}, "
+            "so it is not a training run; pass the folder that python -m src.train printed"
+        )
+    silence()
+    target = chosen_device(device)
+    policy, cfg = load_policy(folder, checkpoint)
+    settings, changed = merged(cfg.get("evaluation"), evaluation, overrides)
+    changed = changed or checkpoint != "best"
+    out = folder / "evaluations" / (name or "custom") if name or changed else folder
+    datamodule = build(cfg.data)
+    datamodule.prepare_data()
+    datamodule.bind(policy.tokenize)
+    datamodule.setup("fit")
+    return build(settings).run(out, policy.to(target), datamodule), out
+
+
+def chosen_device(name: str) -> torch.device:
+    """`auto` is what training would take: a GPU where there is one."""
+    if name != "auto":
+        try:
+            return torch.device(name)
+        except RuntimeError as error:
+            raise ProjectError(f"device={name} is unknown; choose auto, cpu, cuda or mps") from error
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def merged(
+    trained: DictConfig | None, composed: DictConfig, overrides: Sequence[str]
+) -> tuple[DictConfig, bool]:
+    """The run's own evaluation settings with the user's changes on top, and whether there were any.
+
+    A whole group on the command line (`evaluation=quick`) replaces them; single keys (`evaluation.episodes=20`)
+    change only these.
+    """
+    mine = [text.lstrip("+~") for text in overrides]
+    if trained is None or any(text.startswith("evaluation=") for text in mine):
+        return composed, True
+    if not trained.get("suites") and not trained.get("offline_split"):
+        return composed, False  # trained with evaluation=none: there is no report whose meaning could change
+    settings = trained.copy()
+    keys = [text.split("=")[0].removeprefix("evaluation.") for text in mine if text.startswith("evaluation.")]
+    for key in keys:
+        OmegaConf.update(settings, key, OmegaConf.select(composed, key), force_add=True)
+    return settings, settings != trained
