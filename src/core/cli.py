@@ -1,0 +1,139 @@
+"""Owns the command line of every entry point: `@entry_point("train")` makes a function a Hydra program.
+
+In: sys.argv and conf/<name>.yaml with its groups. Out: the function is called with a composed and checked config.
+Wrong input ends in one sentence on stderr and exit code 2, a bug in a traceback of our own frames and code 1
+(HYDRA_FULL_ERROR=1 shows everything), an interruption in 130 or 143. `--help` imports nothing heavy.
+"""
+
+import errno
+import functools
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from src.core.errors import ProjectError
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+_STORAGE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST}
+
+
+def entry_point(config_name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
+    """Make `function(cfg)` the program of conf/<config_name>.yaml."""
+
+    def decorate(function: Callable[[Any], Any]) -> Callable[[], None]:
+        @functools.wraps(function)
+        def run() -> None:
+            if {"--help", "-h"} & set(sys.argv[1:]):
+                from src.core.help import help_text
+
+                print(help_text(CONF, config_name))
+                return
+            sys.exit(_run(function, config_name))
+
+        return run
+
+    return decorate
+
+
+def _run(function: Callable[[Any], Any], config_name: str) -> int:
+    """Run the program; return its exit code."""
+    try:
+        import hydra
+    except ImportError as error:
+        return _say(
+            f"{error} in {sys.executable}; run `make setup`, then use .venv/bin/python (see `make doctor`)."
+        )
+    from src.core.overrides import register_resolvers
+
+    show_all = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands every error to us instead of printing its own text
+    register_resolvers()
+    task = _Task(function, config_name, show_all)
+    program = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)
+    try:
+        program()
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        return task.failed or _report(error, config_name, show_all)
+    return 0
+
+
+class _Task:
+    """The function as Hydra calls it, once per job: config checked first, a failure reported when it happens."""
+
+    __module__ = "__main__"
+
+    def __init__(self, function: Callable[[Any], Any], config_name: str, show_all: bool) -> None:
+        functools.update_wrapper(self, function)
+        self.function, self.config_name, self.show_all = function, config_name, show_all
+        self.failed = 0  # exit code of the first job that failed
+
+    def __call__(self, cfg: Any) -> Any:
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        from src.core.config import check
+        from src.core.overrides import root_keys
+
+        try:
+            check(cfg, root_keys(CONF, self.config_name))
+            return self.function(cfg)
+        except Exception as error:
+            in_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
+            arm = f"arm {HydraConfig.get().job.override_dirname}: " if in_sweep else ""
+            self.failed = self.failed or _report(error, None, self.show_all, arm)
+            if in_sweep:
+                raise  # Hydra goes on with the other arms and raises this again at the end
+            raise SystemExit(self.failed) from error  # an exception would make Hydra print a line of its own
+
+
+def _report(error: Exception, config_name: str | None, show_all: bool, prefix: str = "") -> int:
+    """Say what is wrong; return the exit code. `config_name` is given while the config is being composed."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from src.core.overrides import explain
+
+    if show_all:
+        return _show_bug(error, show_all)
+    if isinstance(error, ProjectError):
+        return _say(f"{prefix}{error}")
+    if isinstance(error, OSError) and error.errno in _STORAGE:
+        reason = f"cannot write {error.filename or 'the output folder'} ({error.strerror})"
+        return _say(f"{prefix}{reason}; free space, or choose another place with hydra.run.dir=<folder>.")
+    if config_name is not None and isinstance(error, (HydraException, OmegaConfBaseException)):
+        return _say(explain(error, CONF, config_name, sys.argv[1:]))
+    return _show_bug(error, show_all)
+
+
+def _say(sentence: str) -> int:
+    sys.stdout.flush()
+    print(sentence, file=sys.stderr, flush=True)
+    return 2
+
+
+def _show_bug(error: BaseException, show_all: bool) -> int:
+    """A traceback that begins at the project's frames, unless all of it was asked for."""
+    trace = error.__traceback__
+    if not show_all:
+        trace = _own_frames(trace) or trace
+    traceback.print_exception(type(error), error, trace, chain=show_all)
+    if not show_all:
+        print("This is a bug of the program. HYDRA_FULL_ERROR=1 shows every frame.", file=sys.stderr)
+    return 1
+
+
+def _own_frames(trace: TracebackType | None) -> TracebackType | None:
+    """The traceback from the first project frame below this file."""
+    root = str(CONF.parent / "src")
+    while trace is not None:
+        name = trace.tb_frame.f_code.co_filename
+        if name.startswith(root) and name != __file__:
+            return trace
+        trace = trace.tb_next
+    return None

@@ -1,0 +1,133 @@
+"""Owns what the command line may say: the resolvers conf/ uses, the root keys, and advice on a wrong override.
+
+In: the conf folder, the entry point's name, command-line overrides. Out: names of run folders, and one sentence
+where Hydra would print a page.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from src.core.config import did_you_mean
+from src.core.help import group_options
+
+_SILENT = ("name", "resume", "experiment", "debug", "hydra", "logger")  # these do not tell two arms apart
+
+
+# ---------------------------------------------------------------- names of run folders
+
+
+def register_resolvers() -> None:
+    """`${first:a,b}`: a, or b where a is null. `${arm:overrides}`: a folder name. Safe to call again."""
+    from omegaconf import OmegaConf
+
+    OmegaConf.register_new_resolver("first", first, replace=True)
+    OmegaConf.register_new_resolver("arm", arm_name, replace=True)
+    OmegaConf.register_new_resolver("unless", lambda test, value: None if test else value, replace=True)
+
+
+def first(preferred: Any, otherwise: Any) -> Any:
+    """`preferred`, or `otherwise` where it is null."""
+    return otherwise if preferred is None else preferred
+
+
+def arm_name(overrides: Sequence[str]) -> str:
+    """A folder name for one arm of a sweep from its overrides: `data.window=4,model.head=mlp`.
+
+    Stable (sorted) and short: a name that would be longer than 120 characters ends in a hash of the whole.
+    """
+    parts = sorted(str(part).lstrip("+~") for part in overrides)
+    parts = [part for part in parts if re.split(r"[.=/@]", part)[0] not in _SILENT]
+    name = re.sub(r"[^\w.,=+-]+", ".", ",".join(parts)).strip(".") or "default"
+    if len(name) <= 120:
+        return name
+    return f"{name[:100]}~{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+
+
+# ---------------------------------------------------------------- what may stand at the root
+
+
+def root_keys(conf: Path, name: str) -> list[str]:
+    """Keys that conf/<name>.yaml itself declares: its settings and its groups."""
+    import yaml
+
+    source = yaml.safe_load((conf / f"{name}.yaml").read_text(encoding="utf-8"))
+    keys = [str(key) for key in source if key not in ("defaults", "hydra")]
+    for entry in source.get("defaults", []):
+        if isinstance(entry, dict):
+            group = str(next(iter(entry))).split()[-1]
+            keys.append(group.split("@")[-1].split("/")[0])
+    return keys
+
+
+# ---------------------------------------------------------------- advice on a wrong override
+
+
+def explain(error: Exception, conf: Path, name: str, argv: Sequence[str]) -> str:
+    """One sentence about why the config could not be composed."""
+    overrides = [part for part in argv if "=" in part and not part.startswith("-")]
+    known = list(_known_keys(conf, name, overrides))
+    for override in overrides:
+        advice = _advice(override, conf, known)
+        if advice:
+            return advice
+    cause = error.__cause__
+    unreadable = getattr(error, "override", None)
+    if unreadable is not None:
+        reason = str(cause or error).splitlines()[0]
+        return f"{unreadable}: is no override of the form key=value ({reason}); put it in quotes?"
+    lines = [line.strip() for line in f"{error}\n{cause or ''}".splitlines() if line.strip()]
+    return " ".join(lines[:2]) or type(error).__name__
+
+
+def _advice(override: str, conf: Path, known: Sequence[str]) -> str | None:
+    key, _, value = override.lstrip("+~").partition("=")
+    key = key.split("@")[0].strip()
+    if key.startswith("hydra"):
+        return None
+    if (conf / key).is_dir():
+        options = group_options(conf, key)
+        for choice in re.split(r"[,\s\[\]]+", value.strip("\"' ")):
+            if choice and choice != "null" and choice not in options:
+                guess = did_you_mean(f"{key}={choice}", [f"{key}={option}" for option in options])
+                return f"{key}: there is no option {choice!r}{guess or '.'} Options: {', '.join(options)}."
+        return None
+    if override.startswith("+") or key in known:
+        return None
+    groups = sorted(str(folder.relative_to(conf)) for folder in conf.rglob("*") if folder.is_dir())
+    guess = did_you_mean(key, [*known, *groups])
+    return f"{key}: there is no such key{guess or '; --cfg job prints the keys there are.'}"
+
+
+def _known_keys(conf: Path, name: str, overrides: Sequence[str]) -> Iterator[str]:
+    """Dotted keys of the config as composed with the group choices that are valid."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import DictConfig, OmegaConf
+
+    choices = [part for part in overrides if _chooses(part, conf)]
+    GlobalHydra.instance().clear()
+    for attempt in (choices, []):
+        try:
+            with initialize_config_dir(str(conf), version_base="1.3"):
+                cfg = compose(name, overrides=attempt)
+            break
+        except Exception:  # the base config itself is broken: Hydra's own message says where
+            cfg = OmegaConf.create({})
+
+    def walk(node: Any, prefix: str) -> Iterator[str]:
+        if isinstance(node, DictConfig) and not node._is_none():
+            for key in node:
+                if not str(key).startswith("_"):
+                    yield f"{prefix}{key!s}"
+                    yield from walk(node._get_node(key), f"{prefix}{key!s}.")
+
+    yield from walk(cfg, "")
+
+
+def _chooses(override: str, conf: Path) -> bool:
+    key, _, value = override.lstrip("+~").partition("=")
+    group = key.split("@")[0]
+    return (conf / group).is_dir() and value in group_options(conf, group)

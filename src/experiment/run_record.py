@@ -1,0 +1,197 @@
+"""Owns run.json, the provenance of a run, and the state it is in.
+
+In: the composed config, what the data module says of its data, figures as they become known.
+Out: <run>/run.json (and <run>/changes.diff for uncommitted code), replaced atomically, so that a kill at any
+instant leaves a readable record. A lock held by the living process tells a killed run from a running one.
+"""
+
+import json
+import os
+import sys
+import time
+import traceback
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import IO, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from src.core.errors import ProjectError
+from src.core.files import atomic_write_json, atomic_write_text
+from src.experiment import provenance
+from src.experiment.signals import Interrupted
+
+FILE = "run.json"
+_LOCK_PATIENCE_S = 8.0  # loader workers of a killed run hold its lock until they notice, a few seconds
+_REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+class RunRecord:
+    """The record of one run as a context manager: running inside, then finished, failed or interrupted.
+
+    A resumed run keeps its record; every start is one entry of `starts`.
+    """
+
+    def __init__(self, folder: Path, cfg: DictConfig, resumed: bool = False) -> None:
+        """
+        Args:
+            folder: the run folder.
+            cfg: the composed config; stored resolved.
+            resumed: continue the record that is there.
+
+        Raises:
+            ProjectError: the folder belongs to another run, or a living process writes to it.
+        """
+        self.folder = folder
+        self.config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+        self._lock = _lock(folder)
+        if not resumed and (folder / FILE).exists():
+            self._lock.close()
+            raise ProjectError(
+                f"{folder}: holds a run already, expected a new folder; continue that run with resume={folder}, "
+                "or choose another folder with hydra.run.dir=<folder>."
+            )
+        code, changes = provenance.code_version(_REPOSITORY)
+        this = {"started": _now(), "command": provenance.command(), "code": code}
+        previous = read_record(folder) if resumed else {}
+        self._earlier_s = float(previous.get("wall_s", 0.0))
+        self._began = time.perf_counter()
+        self.fields: dict[str, Any] = {
+            "format": 1,
+            "name": self.config.get("name"),
+            "state": "running",
+            "error": None,
+            "started": previous.get("started", this["started"]),
+            "ended": None,
+            "wall_s": self._earlier_s,
+            "seed": self.config.get("seed"),
+            "command": previous.get("command", this["command"]),
+            "metrics": {},
+            "training": {},
+            "checkpoints": {},
+            "data": {},
+            "model": {},
+            **{key: previous[key] for key in ("training", "checkpoints", "data", "model") if key in previous},
+            "memory": {},
+            "code": code,
+            "machine": provenance.machine(),
+            "starts": [*previous.get("starts", []), this],
+            "packages": provenance.packages(),
+        }
+        if changes:
+            atomic_write_text(folder / "changes.diff", changes)
+
+    def __enter__(self) -> "RunRecord":
+        self.write()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        state = "finished" if error is None else "failed"
+        if isinstance(error, (Interrupted, KeyboardInterrupt)):
+            state = "interrupted"
+        text = None
+        if error is not None:
+            text = (
+                str(error)
+                if isinstance(error, ProjectError)
+                else "".join(traceback.format_exception_only(error))
+            )
+        self.fields.update(state=state, ended=_now(), error=text.strip() if text else None)
+        self.fields["starts"][-1].update(ended=self.fields["ended"], state=state)
+        try:
+            self.write()
+        finally:
+            self._lock.close()
+
+    def note(self, section: str, **figures: Any) -> None:
+        """Add figures to a section (`training`, `checkpoints`, `data`, `model`, `metrics`) and write the file."""
+        self.fields[section] = {**self.fields[section], **figures}
+        self.write()
+
+    def write(self) -> None:
+        """Replace run.json."""
+        self.fields["wall_s"] = round(self._earlier_s + time.perf_counter() - self._began, 2)
+        self.fields["memory"] = provenance.peak_memory()
+        atomic_write_json(self.folder / FILE, self.fields)
+
+    @property
+    def uses_wandb(self) -> bool:
+        """Has this process loaded W&B? Asking must not cost its import."""
+        return "wandb" in sys.modules
+
+    def about(self) -> dict[str, Any]:
+        """What a checkpoint says about itself: plain values only, so that it loads without running code."""
+        code = self.fields["code"] or {}
+        about = {
+            "format": 1,
+            "name": self.fields["name"],
+            "config": self.config,
+            "data": self.fields["data"],
+            "base": self.fields["model"].get("base"),
+            "seed": self.fields["seed"],
+            "code": code.get("sha"),
+            "packages": provenance.main_packages(),
+        }
+        plain: dict[str, Any] = json.loads(json.dumps(about, default=str))
+        return plain
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The content of run.json, with state `killed` where it says running but no process holds the run."""
+    path = folder / FILE
+    try:
+        fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ProjectError(
+            f"{path}: not found, expected the record of a run; give the folder of a run."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ProjectError(f"{path}: cannot be read as JSON ({error}); it was edited or damaged.") from error
+    if fields.get("state") == "running" and not is_alive(folder):
+        fields["state"] = "killed"
+    return fields
+
+
+def is_alive(folder: Path) -> bool:
+    """Does a living process write to this run folder?"""
+    path = folder / ".lock"
+    if not path.exists():
+        return False
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        return False
+    with path.open("r+") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
+def _lock(folder: Path) -> IO[str]:
+    """Hold the run folder for this process; the system lets go of it however the process ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / ".lock").open("a+")
+    except OSError as error:
+        raise ProjectError(
+            f"{folder}: cannot be written ({error.strerror}); choose another place with hydra.run.dir=<folder>."
+        ) from error
+    try:
+        import fcntl
+    except ImportError:
+        return handle
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        handle.close()
+        raise ProjectError(
+            f"{folder}: another process is writing to this run; wait for it or stop it."
+        ) from error
+    os.set_inheritable(handle.fileno(), False)
+    return handle
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,61 @@
+"""Train a policy, then judge its best checkpoint: the whole story on one screen.
+
+In: conf/train.yaml and its groups, composed and checked by the command line. Out: a run folder with run.json,
+metrics.csv, checkpoints/, report.json and rollouts/; the figures of the report.
+"""
+
+from typing import TYPE_CHECKING
+
+from src.core.cli import entry_point
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def train(cfg: "DictConfig") -> dict[str, float]:
+    """Run the experiment that `cfg` describes; return the figures of its report."""
+    # Heavy imports happen here, so that --help and a typo are answered at once.
+    from src.core.config import build
+    from src.evaluation.screen import show
+    from src.experiment import stages
+    from src.experiment.checkpoint import build_policy
+    from src.experiment.run_record import RunRecord
+    from src.experiment.signals import StopRequest
+
+    start = stages.begin(cfg)
+    if start.finished:
+        return stages.figures_of(start.folder)
+    cfg = start.cfg
+    resumed = start.checkpoint is not None
+    with (
+        StopRequest() as stop,
+        RunRecord(start.folder, cfg, resumed) as record,
+        stages.loggers_closed(record),
+    ):
+        datamodule = build(cfg.data)
+        datamodule.prepare_data()
+        datamodule.setup("fit")
+        policy = build_policy(cfg, datamodule.action_space, datamodule.normalizer)
+        datamodule.bind(policy.tokenize)
+        stages.announce(record, datamodule, policy)
+
+        trainer = stages.build_trainer(cfg, record, stop)
+        with stop.deferred():
+            stages.fit(trainer, policy, datamodule, start.checkpoint)
+
+        stages.restore_best(policy, record, trainer.strategy.root_device)
+        if cfg.evaluation is None:
+            return stages.conclude(record, {})
+        report = build(cfg.evaluation).run(start.folder, policy, datamodule)
+        show(report, start.folder)
+        return stages.conclude(record, report["metrics"])
+
+
+@entry_point("train")
+def main(cfg: "DictConfig") -> dict[str, float]:
+    """The command line: python -m src.train."""
+    return train(cfg)
+
+
+if __name__ == "__main__":
+    main()
