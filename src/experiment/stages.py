@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from src.core.config import build
 from src.core.errors import ProjectError
+from src.core.memory import keep_freed_memory
 from src.experiment import quiet
 from src.experiment.callbacks import build_parts
 from src.experiment.callbacks.step_seed import StepSeed
@@ -45,6 +46,7 @@ def begin(cfg: DictConfig) -> Start:
         overrides = list(HydraConfig.get().overrides.task)
         in_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
     quiet.silence()
+    keep_freed_memory()
     start = where_to_start(cfg, overrides, in_sweep)
     if start.checkpoint is not None:
         print(f"Going on from {start.checkpoint}")

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from src.core.files import atomic_write_json
+from src.core.memory import keep_freed_memory
 from src.model.backbone.tiny import TinySizes, build_model, build_processor
 from src.pretraining.loop import Stage, Trainer, grounding_accuracy
 from src.pretraining.objective import Objective
@@ -49,6 +50,7 @@ def pretrain(
         workers: rendering processes.
     """
     started = time.monotonic()
+    keep_freed_memory()
     torch.manual_seed(seed)
     count = scenes + held_out
     path = (
