@@ -19,7 +19,9 @@ ROOT = Path(__file__).resolve().parents[1]
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,13 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("model") / "kosmos2"
     sizes = TinySizes(
-        image_size=224, patch_size=56, vision_width=32, vision_layers=1, text_width=32, text_layers=1, latents=4
+        image_size=224,
+        patch_size=56,
+        vision_width=32,
+        vision_layers=1,
+        text_width=32,
+        text_layers=1,
+        latents=4,
     )
     build_tiny(folder, ["Drive past the box on its left right side and stop at the target."], sizes)
     return folder
@@ -64,7 +72,9 @@ def test_lab_files_train_end_to_end_with_the_full_size_preset(
     assert done.returncode == 0, done.stderr
     record = json.loads((folder / "run.json").read_text())
     assert record["state"] == "finished"
-    assert record["data"]["splits"]["train"]["frames_used"] == 18 * record["data"]["splits"]["train"]["episodes"]
+    assert (
+        record["data"]["splits"]["train"]["frames_used"] == 18 * record["data"]["splits"]["train"]["episodes"]
+    )
     report = json.loads((folder / "report.json").read_text())
     assert report["metrics"]["offline/policy/mae/linear_x"] >= 0
     again = run("src.evaluate", f"run={folder}", "evaluation=offline")
@@ -75,7 +85,11 @@ def test_lab_files_train_end_to_end_with_the_full_size_preset(
 @pytest.mark.slow
 def test_the_full_size_preset_without_weights_says_what_to_do(tmp_path: Path, lab_episodes: Path) -> None:
     done = run(
-        "src.train", "model=kosmos_lora", "data=mobile_vla", f"data.root={lab_episodes}", f"hydra.run.dir={tmp_path}"
+        "src.train",
+        "model=kosmos_lora",
+        "data=mobile_vla",
+        f"data.root={lab_episodes}",
+        f"hydra.run.dir={tmp_path}",
     )
     assert done.returncode == 2
     assert "microsoft/kosmos-2-patch14-224" in done.stderr and "kosmos2_tiny" in done.stderr

@@ -21,7 +21,9 @@ def test_the_shipped_model_points_at_the_named_object(tmp_path: Path) -> None:
     processor = AutoProcessor.from_pretrained(ASSET)
     model = Kosmos2ForConditionalGeneration.from_pretrained(ASSET)
     tags = torch.tensor(processor.tokenizer.convert_tokens_to_ids(["<s>", "<image>", "</image>"]))
-    scenes = render_scenes(tmp_path / "s.npz", 80, seed=12345, image_size=96, patch_size=12, columns=16, workers=1)
+    scenes = render_scenes(
+        tmp_path / "s.npz", 80, seed=12345, image_size=96, patch_size=12, columns=16, workers=1
+    )
     trainer = Trainer(
         objective=Objective(model, tags), scribe=Scribe(processor.tokenizer), scenes=scenes, batch_size=1,
         mean=processor.image_processor.image_mean, std=processor.image_processor.image_std, seed=0,
