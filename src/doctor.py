@@ -153,7 +153,8 @@ def check_imports() -> Iterator[Finding]:
         )  # fmt: skip
         lines, code = done.stdout.splitlines(), done.returncode
     except subprocess.TimeoutExpired:
-        lines, code = [], -1
+        yield Finding("imports", WARNING, "not finished after 180 s", "the machine is busy: run this again")
+        return
     results = dict(json.loads(line) for line in lines if line.startswith("["))
     for module in modules:
         if module not in results:
@@ -247,11 +248,20 @@ def check_kosmos() -> Finding:
 
 
 def check_data(folder: Path) -> Finding:
-    files = [*folder.rglob("*.h5"), *folder.rglob("*.hdf5")] if folder.is_dir() else []
+    files = sorted([*folder.rglob("*.h5"), *folder.rglob("*.hdf5")]) if folder.is_dir() else []
+    foreign = [path for path in files if not _starts_as_hdf5(path)]
+    if foreign:
+        fix = "fetch the files again (git lfs pull for pointers), or move them away"
+        return Finding("data", BAD, f"{foreign[0]}: no HDF5 inside; {len(foreign)} of {len(files)} files", fix)
     if files:
-        return Finding("data", OK, f"{folder}: {len(files)} HDF5 files")
+        return Finding("data", OK, f"{folder}: {len(files)} files that begin as HDF5")
     found = "no HDF5 files in it" if folder.is_dir() else "no such folder"
     return Finding("data", BAD, f"{folder}: {found}", "give the folder that holds the episodes (*.h5)")
+
+
+def _starts_as_hdf5(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(8) == b"\x89HDF\r\n\x1a\n"
 
 
 # ---------------------------------------------------------------- network

@@ -52,6 +52,7 @@ def where_to_start(cfg: DictConfig, overrides: Sequence[str], in_sweep: bool) ->
 
 def _resume(cfg: DictConfig, folder: Path, overrides: Sequence[str]) -> Start:
     record = read_record(folder)
+    _refuse_living(folder, record)
     if record["state"] == "finished":
         raise ProjectError(
             f"resume={folder}: this run is finished; evaluate it with python -m src.evaluate run={folder}."
@@ -80,6 +81,7 @@ def _resume(cfg: DictConfig, folder: Path, overrides: Sequence[str]) -> Start:
 def _missing_part(cfg: DictConfig, folder: Path) -> Start:
     """An arm of a sweep that was here before: done, to be continued, or to be begun again."""
     record, path = read_record(folder), checkpoint_path(folder, "last")
+    _refuse_living(folder, record)
     if not path.exists():
         (folder / "run.json").unlink()
         return Start(cfg, folder, None)
@@ -94,6 +96,12 @@ def _missing_part(cfg: DictConfig, folder: Path) -> Start:
         return Start(cfg, folder, None, finished=True)
     csv_logger.rewind(folder, int(content["global_step"]))
     return Start(cfg, folder, path)
+
+
+def _refuse_living(folder: Path, record: dict[str, Any]) -> None:
+    """Before anything of the run is touched: nobody else may be writing to it."""
+    if record["state"] == "running":
+        raise ProjectError(f"{folder}: another process is writing to this run; wait for it or stop it.")
 
 
 # ---------------------------------------------------------------- comparing configs

@@ -7,7 +7,7 @@ a trained policy with its best weights, the figures of the report in run.json, W
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
@@ -47,6 +47,7 @@ def begin(cfg: DictConfig) -> Start:
         in_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
     quiet.silence()
     keep_freed_memory()
+    _check_machine(cfg)
     start = where_to_start(cfg, overrides, in_sweep)
     if start.checkpoint is not None:
         print(f"Going on from {start.checkpoint}")
@@ -54,9 +55,38 @@ def begin(cfg: DictConfig) -> Start:
     return start
 
 
+def _check_machine(cfg: DictConfig) -> None:
+    """What can be refused at once, before data are collected or weights are fetched."""
+    wanted, precision = str(cfg.trainer.get("accelerator", "auto")), str(cfg.trainer.get("precision", "32-true"))
+    has_gpu = torch.cuda.is_available()
+    if wanted in ("gpu", "cuda") and not has_gpu:
+        raise ProjectError(
+            f"trainer.accelerator: found {wanted!r}, but torch {torch.__version__} sees no GPU; "
+            "use trainer.accelerator=auto, or see what is wrong with python -m src.doctor."
+        )
+    if precision.startswith("16") and (wanted == "cpu" or not has_gpu):
+        raise ProjectError(
+            f"trainer.precision: found {precision!r}, but a CPU has no float16 training; use 32-true."
+        )
+    if not 0 <= int(cfg.seed) < 2**32:
+        raise ProjectError(f"seed: found {cfg.seed}, expected 0 to {2**32 - 1}; choose another one.")
+
+
+def _same_data(record: RunRecord, manifest: dict[str, Any]) -> None:
+    """A resumed run goes on with the very episodes and split it began with."""
+    for key in ("data_hash", "split_hash"):
+        before = record.fields["data"].get(key)
+        if before is not None and before != manifest[key]:
+            raise ProjectError(
+                f"{record.folder}: began with {key} {before}, found {manifest[key]} in {manifest['root']}; restore "
+                "that folder and its split file, or start a new run."
+            )
+
+
 def announce(record: RunRecord, datamodule: "EpisodeDataModule", policy: "Policy") -> None:
     """Note in the record, and print, what is trained on what."""
     manifest = datamodule.manifest()
+    _same_data(record, manifest)
     trainable = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     total = sum(p.numel() for p in policy.parameters())
     record.note("data", **manifest)
@@ -82,12 +112,6 @@ def build_trainer(cfg: DictConfig, record: RunRecord, stop: StopRequest) -> pl.T
         raise ProjectError(
             "callbacks.checkpoint: found null, but a run without checkpoints leaves nothing; keep it."
         )
-    wanted = str(cfg.trainer.get("accelerator", "auto"))
-    if wanted in ("gpu", "cuda") and not torch.cuda.is_available():
-        raise ProjectError(
-            f"trainer.accelerator: found {wanted!r}, but torch {torch.__version__} sees no GPU; "
-            "use trainer.accelerator=auto, or see what is wrong with python -m src.doctor."
-        )
     trainer: pl.Trainer = build(
         cfg.trainer,
         callbacks=[StepSeed(int(cfg.seed)), *build_parts(cfg.callbacks, record=record, stop=stop)],
@@ -95,6 +119,11 @@ def build_trainer(cfg: DictConfig, record: RunRecord, stop: StopRequest) -> pl.T
         plugins=[AtomicCheckpointIO()],
         default_root_dir=record.folder,
     )
+    if trainer.world_size != 1:
+        raise ProjectError(
+            f"trainer.devices: found {trainer.world_size} processes, expected 1; a run keeps one record and one "
+            "order of batches, so use one device per run and let a sweep fill the others."
+        )
     return trainer
 
 

@@ -13,7 +13,7 @@ def adamw(
     lr: float,
     head_lr: float | None = None,
     weight_decay: float = 0.01,
-    betas: Sequence[float] = (0.9, 0.999),
+    betas: tuple[float, float] = (0.9, 0.999),
 ) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) over trainable weights only.
 
@@ -34,4 +34,4 @@ def adamw(
                 parameters.append(
                     {"params": members_of_kind, "lr": rates[group], "weight_decay": decay, "name": group}
                 )
-    return torch.optim.AdamW(parameters, lr=lr, betas=(betas[0], betas[1]))
+    return torch.optim.AdamW(parameters, lr=lr, betas=betas)

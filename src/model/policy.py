@@ -87,7 +87,11 @@ class Policy(pl.LightningModule):
 
     def act(self, states: Tensor, window_mask: Tensor) -> Tensor:
         """`states (S, W, Q, D)`, `window_mask (S, W)` -> actions `(S, H, A)` in SI units, within the limits."""
-        actions = self.normalizer.denormalize(self.head.decode(self.head(states, window_mask)))
+        return self.decode(self.head(states, window_mask))
+
+    def decode(self, prediction: Tensor) -> Tensor:
+        """The head's prediction -> actions `(S, H, A)` in SI units, within the limits."""
+        actions = self.normalizer.denormalize(self.head.decode(prediction))
         return torch.minimum(torch.maximum(actions, self.low), self.high)
 
     def windowed_states(self, batch: Batch) -> Tensor:
@@ -119,8 +123,10 @@ class Policy(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         terms, prediction = self.compute_loss(batch)
         for name, value in terms.items():
-            self.log(f"val/{name}", value, prog_bar=name == "loss", batch_size=batch.size)
-        executed = self.normalizer.denormalize(self.head.decode(prediction))[:, 0]
+            # The terms are means over valid steps; weighted so, the epoch's mean does not depend on the batches.
+            steps = int(batch.action_mask.sum())
+            self.log(f"val/{name}", value, prog_bar=name == "loss", batch_size=steps)
+        executed = self.decode(prediction)[:, 0]
         error = (executed - batch.actions[:, 0]).abs().mean(dim=0)
         for name, value in zip(self.action_space.names, error, strict=True):
             self.log(f"val/mae/{name}", value, batch_size=batch.size)

@@ -96,6 +96,8 @@ def test_models_and_data_are_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert doctor.check_data(tmp_path / "none").state == doctor.BAD
     assert doctor.check_data(tmp_path).state == doctor.BAD
     (tmp_path / "a.h5").touch()
+    assert doctor.check_data(tmp_path).state == doctor.BAD, "an empty file is no episode"
+    (tmp_path / "a.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
     assert doctor.check_data(tmp_path).state == doctor.OK
 
 
@@ -105,3 +107,11 @@ def test_exit_codes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
         monkeypatch.setattr(doctor, "examine", lambda data, state=state: [doctor.Finding("x", state, "y")])
         assert doctor.main() == code
         assert json.loads(capsys.readouterr().out)[0]["state"] == state
+
+
+def test_a_pointer_among_the_episodes_is_found(tmp_path: Path) -> None:
+    (tmp_path / "a.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    assert doctor.check_data(tmp_path).state == doctor.OK
+    (tmp_path / "b.h5").write_text("version https://git-lfs.github.com/spec/v1")
+    finding = doctor.check_data(tmp_path)
+    assert finding.state == doctor.BAD and "b.h5" in finding.found and "git lfs" in finding.fix

@@ -254,7 +254,7 @@ def test_the_lab_config_reads_lab_files_at_full_size(tmp_path: Path) -> None:
     ("override", "attribute", "kind"),
     [
         ("data/sampler=windows", "sampler", WindowSampler),
-        ("data/sampler=episodes_few", "sampler", EpisodeSampler),
+        ("data/sampler=episodes", "sampler", EpisodeSampler),
         ("data/normalizer=meanstd", "normalizer", MeanStdNormalizer),
         ("data/normalizer=none", "normalizer", IdentityNormalizer),
         ("data/action=differential2d", "action_space", ActionSpace),

@@ -24,6 +24,8 @@ from src.model.backbone.base import Backbone
 PROMPT = "<grounding> An image of a robot {instruction}"
 """Prompt of RoboVLMs for Kosmos-2 (github.com/Robot-VLAs/RoboVLMs)."""
 
+REPOSITORY = Path(__file__).resolve().parents[3]
+
 SITES = {
     "vision": r"vision_model\.model\.encoder\.layers\.(\d+)\.(?:self_attn\.(?:q|k|v|out)_proj|mlp\.fc[12])",
     "projector": r"image_to_text_projection\.(?:dense|x_attn\.(?:q|k|v|out)_proj)",
@@ -204,8 +206,12 @@ def load_kosmos2(checkpoint: str, dtype: str) -> tuple[Any, Any]:
         raise ProjectError(
             f"model.backbone.dtype: found {dtype!r}, expected float32 or bfloat16; choose one of them."
         )
-    folder = Path(checkpoint)
-    looks_local = folder.exists() or checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") > 1
+    # A run remembers `assets/…` as written in the config; it must load from any working directory.
+    shipped = REPOSITORY / checkpoint
+    folder = shipped if shipped.is_dir() else Path(checkpoint).expanduser()
+    written_as_path = checkpoint.startswith((".", "/", "~", "assets/")) or checkpoint.count("/") > 1
+    looks_local = folder.exists() or written_as_path
+    checkpoint = str(folder) if looks_local else checkpoint
     if looks_local and not (folder / "config.json").is_file():
         raise ProjectError(
             f"model.backbone.checkpoint: {checkpoint} holds no config.json, expected a Kosmos-2 folder as written by "
