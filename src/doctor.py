@@ -252,7 +252,9 @@ def check_data(folder: Path) -> Finding:
     foreign = [path for path in files if not _starts_as_hdf5(path)]
     if foreign:
         fix = "fetch the files again (git lfs pull for pointers), or move them away"
-        return Finding("data", BAD, f"{foreign[0]}: no HDF5 inside; {len(foreign)} of {len(files)} files", fix)
+        return Finding(
+            "data", BAD, f"{foreign[0]}: no HDF5 inside; {len(foreign)} of {len(files)} files", fix
+        )
     if files:
         return Finding("data", OK, f"{folder}: {len(files)} files that begin as HDF5")
     found = "no HDF5 files in it" if folder.is_dir() else "no such folder"

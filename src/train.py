@@ -37,6 +37,9 @@ def train(cfg: "DictConfig") -> dict[str, float]:
         datamodule.setup("fit")
         policy = build_policy(cfg, datamodule.action_space, datamodule.normalizer)
         datamodule.bind(policy.tokenize)
+        evaluation = build(cfg.evaluation)
+        if evaluation is not None:
+            evaluation.check(policy.horizon, datamodule)  # before the training, not after it
         stages.announce(record, datamodule, policy)
 
         trainer = stages.build_trainer(cfg, record, stop)
@@ -44,9 +47,9 @@ def train(cfg: "DictConfig") -> dict[str, float]:
             stages.fit(trainer, policy, datamodule, start.checkpoint)
 
         stages.restore_best(policy, record, trainer.strategy.root_device)
-        if cfg.evaluation is None:
+        if evaluation is None:
             return stages.conclude(record, {})
-        report = build(cfg.evaluation).run(start.folder, policy, datamodule)
+        report = evaluation.run(start.folder, policy, datamodule)
         show(report, start.folder)
         return stages.conclude(record, report["metrics"])
 

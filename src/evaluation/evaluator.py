@@ -18,7 +18,7 @@ from src.core.errors import ProjectError
 from src.core.files import atomic_write_json, atomic_write_text
 from src.data.datamodule import EpisodeDataModule
 from src.deploy.predictor import BatchedPredictor
-from src.evaluation import offline, probes, report, video
+from src.evaluation import checks, offline, probes, report, video
 from src.evaluation.baselines import Baseline, check_names, fit_baselines
 from src.evaluation.closed_loop import (
     Controller,
@@ -88,10 +88,27 @@ class Evaluation:
             self.workers = 1  # such a process may not have children
         self._fleet: ProcessFleet | None = None
 
+    def check(self, policy_horizon: int, datamodule: EpisodeDataModule) -> None:
+        """Refuse what could not be measured, or would be unfair; asked before a training, it costs nothing.
+
+        `policy_horizon`: H, actions the policy predicts; `datamodule` is set up.
+
+        Raises:
+            ProjectError: settings that do not fit the policy or the data, or test tasks among the training data.
+        """
+        space = datamodule.action_space
+        if self.suites:
+            checks.check_planning(self.execute, self.temporal_ensemble, policy_horizon)
+        checks.check_axes(self.suites, space)
+        checks.check_baselines(self.baselines, space)
+        checks.check_split(self.offline_split, datamodule)
+        checks.check_unseen(self.suites, datamodule)
+
     def run(self, run: Path, policy: Policy, datamodule: EpisodeDataModule) -> Figures:
         """Measure, write report.json and rollouts/ into the run folder, return the report (plain values)."""
         self._seconds: dict[str, float] = {}
         started = time.perf_counter()
+        self.check(policy.horizon, datamodule)
         policy.eval()
         space = datamodule.action_space
         baselines: list[Baseline] = []
@@ -132,6 +149,7 @@ class Evaluation:
             errors = offline.by_group(offline.frame_error(predicted, truth, space), truth.group)
             out: Figures = {
                 "split": split,
+                "split_role": report.SPLIT_ROLES[split],
                 "tolerance": self.tolerance,
                 "policy": offline.score(predicted, truth, space, self.tolerance, self.seed),
                 "baselines": {},
@@ -246,6 +264,9 @@ class Evaluation:
             verdict["looks"] = probes.by_action(
                 "hiding the image", offline_probes["no_image"], self.thresholds
             )
+        if offline_probes and "other_instruction" not in offline_probes:
+            said = "all recorded episodes share one sentence, so no other words can be tried"
+            verdict["listens"] = Verdict("not measured", said)
         if "other_instruction" in offline_probes:
             verdict["listens"] = probes.by_action(
                 "another instruction", offline_probes["other_instruction"], self.thresholds

@@ -22,16 +22,16 @@ from src.evaluation.statistics import Estimate, PairedTest, bootstrap_ratio, pai
 from src.sim import Task
 
 KINDS = ("swapped", "retargeted", "shuffled", "blank")
-FEWEST_GROUPS = 6  # with fewer pairs no sign-flip test can reach p < 0.05
+FEWEST_PAIRS = 6  # with fewer no sign-flip test can reach p < 0.05
 BLANK = "."  # backbones refuse an empty text; a lone full stop is the nearest sentence without a word
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What a verdict takes.
+    """What a verdict takes; it is yes or no only where the whole interval lies on one side.
 
-    `outcome_change`: share of episode pairs whose outcome must change when the words change (lower end of the
-    interval). `success_share`: success with a stranger's instruction must fall below this share of the original's.
+    `outcome_change`: share of episode pairs whose outcome must change when the words change.
+    `success_share`: success with a stranger's instruction must fall below this share of the original's.
     `action_change`: mean change of the executed action, as a share of each axis's half range.
     """
 
@@ -42,9 +42,9 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A yes or no with the figures that led to it, in one sentence."""
+    """A yes or no, or that the data do not tell, with the figures that led to it, in one sentence."""
 
-    answer: str  # "yes" | "no" | "not measured"
+    answer: str  # "yes" | "no" | "not decided" | "not measured"
     words: str
 
     def to_dict(self) -> dict[str, str]:
@@ -139,18 +139,32 @@ def object_figures(rollouts: Sequence[Rollout]) -> tuple[Estimate, float]:
 def listens(
     original: Sequence[Rollout], figures: Mapping[str, Mapping[str, Any]], thresholds: Thresholds
 ) -> Verdict:
-    """Closed-loop verdict: by the sides of the swapped pairs, or where no box stands, by the shuffled success."""
-    changed = figures.get("swapped", {}).get("changed")
+    """Closed-loop verdict: by the sides of the swapped pairs, or where no box stands, by the shuffled success.
+
+    The sides must change, and the swapped words must be obeyed beyond chance: around two boxes a driver that tosses
+    a coin changes something in three pairs of four.
+    """
+    swapped = figures.get("swapped", {})
+    changed = swapped.get("changed")
     if isinstance(changed, Estimate) and changed.n:
-        yes = (changed.low or 0.0) > thresholds.outcome_change
-        return Verdict(_yes(yes), f"swapping left and right changes the outcome in {percent(changed)}")
+        obeyed: Estimate = swapped["obeyed_swapped"]
+        boxes = [len(r.task.scene.boxes) for r in original if r.outcome.right_side is not None]
+        chance = float(np.mean([0.5**count for count in boxes]))
+        by_change = decide(changed, thresholds.outcome_change)
+        answer = _all_of(by_change, beyond_chance(obeyed, chance))
+        words = f"swapping left and right changes the outcome in {percent(changed)}"
+        if answer != by_change or max(boxes) > 1:
+            words += f"; the swapped words are obeyed in {percent(obeyed)}, chance {100 * chance:.0f} %"
+        return Verdict(answer, words)
     shuffled = figures.get("shuffled", {}).get("success")
     if isinstance(shuffled, Estimate) and shuffled.n:
         before = wilson(int(successes(original).sum()), len(original))
-        fell = figures["shuffled"]["drop"].better
-        yes = fell and (shuffled.value or 0.0) < thresholds.success_share * (before.value or 0.0)
+        drop: PairedTest = figures["shuffled"]["drop"]
         words = f"with another task's instruction success goes from {share(before)} to {percent(shuffled)}"
-        return Verdict(_yes(yes), words)
+        if not before.value or shuffled.n < FEWEST_PAIRS:
+            return Verdict("not decided", words)
+        answer = decide(drop.difference, (1 - thresholds.success_share) * before.value)
+        return Verdict("not decided" if answer == "yes" and not drop.better else answer, words)
     return Verdict("not measured", "no instruction probe was driven")
 
 
@@ -159,10 +173,8 @@ def tells_objects_apart(rollouts: Sequence[Rollout]) -> Verdict:
     estimate, chance = object_figures(rollouts)
     if not estimate.n:
         return Verdict("not measured", "no episode reached one of several objects")
-    yes = (estimate.low or 0.0) > chance
-    return Verdict(
-        _yes(yes), f"of the objects it reaches, {percent(estimate)} are the named one; chance {chance:.0%}"
-    )
+    words = f"of the objects it reaches, {percent(estimate)} are the named one; chance {chance:.0%}"
+    return Verdict(beyond_chance(estimate, chance), words)
 
 
 def action_figures(
@@ -188,15 +200,16 @@ def by_action(what: str, figures: Mapping[str, Any], thresholds: Thresholds) -> 
     """Offline verdict: the action must move, and away from what was right. `what` names the change, e.g.
     'hiding the image'."""
     change, rise = figures["change"], figures["error_rise"]
-    if (change.clusters or 0) < FEWEST_GROUPS:
+    if (change.clusters or 0) < FEWEST_PAIRS:
         return Verdict("not measured", f"{change.clusters or 0} groups of recordings are too few to tell")
-    lower = change.low if change.low is not None else change.value
-    yes = (lower or 0.0) > thresholds.action_change and rise.better
+    # "no": the error rises by less than would count as a change of the action.
+    worse = "yes" if rise.better else decide(rise.difference, float("inf"), thresholds.action_change)
+    answer = _all_of(decide(change, thresholds.action_change), worse)
+    effect = {"yes": "makes it worse", "no": "makes it no worse", "not decided": "makes it not clearly worse"}
     words = (
-        f"{what} moves the action by {share(change)} of its half range and "
-        f"{'makes it worse' if rise.better else 'makes it no worse'} {_spread(change)}"
+        f"{what} moves the action by {share(change)} of its half range and {effect[worse]} {_spread(change)}"
     )
-    return Verdict(_yes(yes), words)
+    return Verdict(answer, words)
 
 
 def other_instruction(
@@ -230,8 +243,27 @@ def other_instruction(
     return change
 
 
-def _yes(condition: bool) -> str:
-    return "yes" if condition else "no"
+def decide(estimate: Estimate, above: float, no_up_to: float | None = None) -> str:
+    """ "yes" if the whole interval lies above `above`, "no" if it lies at or below `no_up_to` (default: the same),
+    else "not decided"."""
+    if estimate.low is None or estimate.high is None:
+        return "not decided"
+    if estimate.low > above:
+        return "yes"
+    return "no" if estimate.high <= (above if no_up_to is None else no_up_to) else "not decided"
+
+
+def beyond_chance(estimate: Estimate, chance: float) -> str:
+    """Whether a share beats chance. Who guesses is at chance, so no interval ever lies wholly below it: "no" is said
+    once the interval excludes even half the way from chance to certainty, and never of fewer than six."""
+    return decide(estimate, chance, (1 + chance) / 2 if estimate.n >= FEWEST_PAIRS else 0.0)
+
+
+def _all_of(*answers: str) -> str:
+    """One no is a no; a yes takes all."""
+    if "no" in answers:
+        return "no"
+    return "yes" if all(answer == "yes" for answer in answers) else "not decided"
 
 
 def share(estimate: Estimate) -> str:

@@ -16,8 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.core.config import build
 from src.core.errors import ProjectError
-from src.experiment.checkpoint import load_policy
+from src.evaluation.checks import check_same_data
+from src.experiment.checkpoint import checkpoint_path, load_policy, read_checkpoint
 from src.experiment.quiet import silence
+from src.experiment.run_record import FILE as RECORD
 
 
 def evaluate_run(
@@ -38,9 +40,9 @@ def evaluate_run(
             "evaluate: no run folder given; say which, e.g. python -m src.evaluate run=outputs/<name>"
         )
     folder = Path(run)
-    if not (folder / ".hydra" / "config.yaml").is_file():
+    if not (folder / RECORD).is_file():
         raise ProjectError(
-            f"run={run}: {'no such folder' if not folder.is_dir() else 'this folder has no .hydra/config.yaml'}, "
+            f"run={run}: {'no such folder' if not folder.is_dir() else f'this folder has no {RECORD}'}, "
             "so it is not a training run; pass the folder that python -m src.train printed"
         )
     silence()
@@ -53,6 +55,8 @@ def evaluate_run(
     datamodule.prepare_data()
     datamodule.bind(policy.tokenize)
     datamodule.setup("fit")
+    about = read_checkpoint(checkpoint_path(folder, checkpoint))["about"]
+    check_same_data(folder, about["data"], datamodule.manifest())
     return build(settings).run(out, policy.to(target), datamodule), out
 
 
@@ -60,9 +64,20 @@ def chosen_device(name: str) -> torch.device:
     """`auto` is what training would take: a GPU where there is one."""
     if name != "auto":
         try:
-            return torch.device(name)
+            device = torch.device(name)
         except RuntimeError as error:
             raise ProjectError(f"device={name} is unknown; choose auto, cpu, cuda or mps") from error
+        there = {
+            "cpu": 1,
+            "cuda": torch.cuda.device_count(),
+            "mps": int(torch.backends.mps.is_available()),
+        }
+        if (device.index or 0) >= there.get(device.type, 0):
+            raise ProjectError(
+                f"device={name}: torch {torch.__version__} sees no such device here; use device=auto, or see what "
+                "is wrong with python -m src.doctor"
+            )
+        return device
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -80,7 +95,7 @@ def merged(
     if trained is None or any(text.startswith("evaluation=") for text in mine):
         return composed, True
     if not trained.get("suites") and not trained.get("offline_split"):
-        return composed, False  # trained with evaluation=none: there is no report whose meaning could change
+        return composed, True  # trained with evaluation=none: its report says so, and goes on saying so
     settings = trained.copy()
     keys = [text.split("=")[0].removeprefix("evaluation.") for text in mine if text.startswith("evaluation.")]
     for key in keys:

@@ -63,6 +63,11 @@ def verdict_line(verdict: Mapping[str, Any]) -> str:
 
 VERDICTS = {"listens": "listens", "looks": "looks", "objects": "tells objects apart"}
 
+SPLIT_ROLES = {
+    "val": "val, which also chose the checkpoint",
+    "test": "test, which took no part in training",
+}
+
 
 def write(folder: Path, report: Mapping[str, Any]) -> Path:
     """Write `report` as <folder>/report.json in one atomic step."""

@@ -16,10 +16,11 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from src.evaluation.report import VERDICTS
+from src.evaluation.advice import ideas
+from src.evaluation.report import SPLIT_ROLES, VERDICTS
 
 WIDTH = 100
-COLOURS = {"yes": "green", "no": "red", "not measured": "yellow"}
+COLOURS = {"yes": "green", "no": "red", "not decided": "yellow", "not measured": "yellow"}
 ABOUT = {
     "policy": "the trained policy",
     "expert": "knows the map, the best possible",
@@ -115,6 +116,7 @@ def _scores(report: Mapping[str, Any]) -> RenderableType:
             break
     if offline:
         note.append("; error: share of the half range", style="dim")
+        note.append(f"\n  recorded frames: {SPLIT_ROLES[offline['split']]}", style="dim")
     if "*" in "".join(str(cell) for column in table.columns for cell in column.cells):
         note.append("\n  * the policy is not better than this beyond the noise", style="dim")
     return Group(table, note)
@@ -147,30 +149,7 @@ def _files(files: Mapping[str, Any], run: Path) -> RenderableType:
 
 def _next(report: Mapping[str, Any], run: Path) -> RenderableType:
     """Three commands that help with what the report shows, the most useful first."""
-    verdict = report["verdict"]
-    ideas: list[tuple[str, str]] = []
-    if verdict["listens"]["answer"] == "no":
-        ideas.append(
-            ("python -m src.train model/lora=full", "it is deaf: let every layer of the language model learn")
-        )
-    if verdict["not_beaten"]:
-        ideas.append(
-            ("python -m src.train trainer.max_epochs=40", "a baseline is as good: train twice as long")
-        )
-    if report["closed_loop"]:
-        ideas += [
-            (
-                f"python -m src.evaluate run={run} 'evaluation.suites=[full1/look]'",
-                "harder: unseen floors and walls",
-            ),
-            ("python -m src.train data.source.episodes=1600", "more demonstrations help most"),
-        ]
-    ideas += [
-        (f"python -m src.evaluate run={run}", "repeat this evaluation; the figures stay the same"),
-        ("python -m src.train -m data.window=1,4,8", "compare window lengths"),
-        ("python -m src.train seed=1", "another seed: how much is luck?"),
-    ]
     lines = Text("\nWhat to try next", style="bold")
-    for command, why in ideas[:3]:
+    for command, why in ideas(report, run)[:3]:
         lines.append(f"\n  {command}", style="cyan").append(f"\n    {why}", style="dim")
     return lines

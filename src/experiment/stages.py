@@ -57,7 +57,10 @@ def begin(cfg: DictConfig) -> Start:
 
 def _check_machine(cfg: DictConfig) -> None:
     """What can be refused at once, before data are collected or weights are fetched."""
-    wanted, precision = str(cfg.trainer.get("accelerator", "auto")), str(cfg.trainer.get("precision", "32-true"))
+    wanted, precision = (
+        str(cfg.trainer.get("accelerator", "auto")),
+        str(cfg.trainer.get("precision", "32-true")),
+    )
     has_gpu = torch.cuda.is_available()
     if wanted in ("gpu", "cuda") and not has_gpu:
         raise ProjectError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,8 @@ from src.evaluation.baselines import fit_baselines
 from src.evaluation.closed_loop import ExpertController, PolicyController, Suite, drive, successes, summarise
 from src.evaluation.fleet import ProcessFleet
 from src.evaluation.probes import Thresholds
-from src.sim import Expert, Renderer, World, sample_task
+from src.evaluation.statistics import paired, wilson
+from src.sim import Expert, Renderer, Task, World, sample_task
 from tests.deploy.standins import SPACE, toy_policy
 from tests.evaluation.drivers import Deaf, Obedient
 
@@ -81,8 +84,10 @@ def test_a_reach_suite_has_no_side_figure() -> None:
     assert side.n == 0 and side.value is None
 
 
-def probed(driver: Obedient, suite: str) -> tuple[probes.Verdict, dict[str, dict[str, object]]]:
-    tasks = Suite(suite, "layout", 16).tasks()
+def probed(
+    driver: Obedient, suite: str, episodes: int = 16
+) -> tuple[probes.Verdict, dict[str, dict[str, object]]]:
+    tasks = Suite(suite, "layout", episodes).tasks()
     original = drive(driver, tasks, 16)
     figures: dict[str, dict[str, object]] = {}
     for kind in probes.KINDS:
@@ -110,8 +115,58 @@ def test_a_driver_that_is_deaf_does_not(suite: str) -> None:
 
 
 def test_without_boxes_the_strangers_words_decide() -> None:
-    verdict, _ = probed(Obedient(), "reach")
+    verdict, _ = probed(Obedient(), "reach", 80)
     assert verdict.answer == "yes" and "another task's instruction" in verdict.words
+
+
+@pytest.mark.parametrize(("driver", "suite"), [(Obedient, "full1"), (Deaf, "full1"), (Obedient, "reach")])
+def test_three_episodes_decide_nothing(driver: type[Obedient], suite: str) -> None:
+    verdict, _ = probed(driver(), suite, 3)
+    assert verdict.answer == "not decided", verdict.words
+
+
+class CoinTosser(Deaf):
+    """Takes sides at random, whatever is said."""
+
+    def __init__(self) -> None:
+        self.rng = np.random.default_rng(0)
+
+    def hear(self, task: Task) -> Task:
+        return replace(task, sides=tuple(self.rng.choice(("left", "right"), len(task.scene.boxes))))
+
+
+class TwoBoxObedient(Deaf):
+    """Takes the sides that are demanded, as one who understands the words would."""
+
+    def hear(self, task: Task) -> Task:
+        return task
+
+
+def test_around_two_boxes_chance_changes_much_and_obeys_little() -> None:
+    tasks = Suite("route2", "layout", 60).tasks()
+    for driver, answer in ((CoinTosser(), "no"), (TwoBoxObedient(), "yes")):
+        original = drive(driver, tasks, 16)
+        figures = {
+            "swapped": probes.swapped_figures(original, drive(driver, [t.swapped() for t in tasks], 16))
+        }
+        assert figures["swapped"]["changed"].low > 0.5, "or the case shows nothing"
+        verdict = probes.listens(original, figures, Thresholds())
+        assert verdict.answer == answer and "chance 25 %" in verdict.words, verdict.words
+
+
+def test_verdicts_are_yes_or_no_only_where_the_interval_is() -> None:
+    assert probes.decide(wilson(3, 3), 0.5) == probes.decide(wilson(0, 3), 0.5) == "not decided"
+    assert (probes.decide(wilson(9, 9), 0.5), probes.decide(wilson(0, 9), 0.5)) == ("yes", "no")
+    assert probes.decide(wilson(0, 0), 0.5) == "not decided"
+    assert probes.beyond_chance(wilson(20, 60), 1 / 3) == "no"
+    assert probes.beyond_chance(wilson(1, 3), 1 / 3) == "not decided"
+
+
+def test_who_never_succeeds_cannot_be_spoiled() -> None:
+    figures = {"shuffled": {"success": wilson(0, 16), "drop": paired(np.zeros(16), np.zeros(16))}}
+    original = drive(Deaf(), Suite("reach", "layout", 4).tasks(), 16)
+    failed = [replace(r, outcome=replace(r.outcome, success=False)) for r in original]
+    assert probes.listens(failed, figures, Thresholds()).answer == "not decided"
 
 
 def test_objects_are_told_apart_by_the_obedient_only() -> None:

@@ -129,7 +129,7 @@ def test_the_screen_fits_and_says_the_verdict_first(
     show(report, Path("outputs/some/run"))
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) <= 40 and max(map(len, lines)) <= WIDTH
-    assert "success 0 %" in lines[1] and "listens: no" in lines[2]
+    assert "success 0 %" in lines[1] and "listens: not decided" in lines[2] and "deaf" not in "".join(lines)
     text = "\n".join(lines)
     for word in ("expert", "clock", "left and right swapped", "report.json", "run=outputs/some/run"):
         assert word in text, word
@@ -141,7 +141,7 @@ def test_the_screen_fits_and_says_the_verdict_first(
 def test_offline_only_and_nothing_at_all_say_so(data: EpisodeDataModule, tmp_path: Path) -> None:
     offline = settings(suites=[], probes=[]).run(tmp_path / "a", toy_policy(), data)
     assert offline["closed_loop"] is None and offline["verdict"]["success"] is None
-    assert offline["verdict"]["listens"]["answer"] in ("yes", "no")
+    assert offline["verdict"]["listens"]["answer"] in ("yes", "no", "not decided")
     nothing = settings(suites=[], offline_split=None).run(tmp_path / "b", toy_policy(), data)
     unknown = [f"{what}: not measured" for what in ("listens", "looks", "tells objects apart")]
     assert nothing["verdict"]["line"] == " · ".join(unknown)
@@ -185,13 +185,14 @@ def test_a_repetition_takes_the_runs_settings_and_only_the_users_changes() -> No
     assert merged(trained, composed, ["evaluation=quick"]) == (composed, True)
     assert merged(None, composed, []) == (composed, True)
     unmeasured = OmegaConf.create({"_target_": "x", "suites": [], "offline_split": None, "episodes": 9})
-    assert merged(unmeasured, composed, []) == (composed, False)
+    assert merged(unmeasured, composed, []) == (composed, True)  # its empty report stays
 
 
 def test_devices_are_found_or_refused() -> None:
     assert chosen_device("cpu").type == "cpu" and chosen_device("auto").type in ("cpu", "cuda", "mps")
-    with pytest.raises(ProjectError, match="device=gpus"):
-        chosen_device("gpus")
+    for wrong in ("gpus", "cuda:99", "meta"):
+        with pytest.raises(ProjectError, match=f"device={wrong}"):
+            chosen_device(wrong)
 
 
 def test_a_folder_that_is_no_run_is_one_sentence(tmp_path: Path) -> None:
@@ -199,7 +200,7 @@ def test_a_folder_that_is_no_run_is_one_sentence(tmp_path: Path) -> None:
     wrong = {
         None: "no run folder",
         str(tmp_path / "x"): "no such folder",
-        str(tmp_path): "no .hydra/config.yaml",
+        str(tmp_path): "no run.json",
     }
     for run, said in wrong.items():
         with pytest.raises(ProjectError, match=said) as caught:

@@ -63,6 +63,8 @@ def test_other_episodes_or_another_split_are_refused(stopped: Path, small_cfg: C
         ("trainer.devices=2", "one device per run"),
     ],
 )
-def test_what_this_machine_or_a_run_cannot_do(small_cfg: Config, tmp_path: Path, override: str, words: str) -> None:
+def test_what_this_machine_or_a_run_cannot_do(
+    small_cfg: Config, tmp_path: Path, override: str, words: str
+) -> None:
     with pytest.raises(ProjectError, match=words):
         train(small_cfg(tmp_path / "run", override))

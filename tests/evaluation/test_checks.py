@@ -1,0 +1,155 @@
+"""What is refused before anything is trained or measured, and what a finished run advises."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from src.core.errors import ProjectError
+from src.data.datamodule import EpisodeDataModule
+from src.data.normalizer import MinMaxNormalizer
+from src.data.sampler import EpisodeSampler
+from src.data.split import SplitRule
+from src.evaluation import checks, repeat
+from src.evaluation.advice import ideas
+from src.evaluation.evaluator import Evaluation
+from src.experiment.checkpoint import checkpoint_path, write_checkpoint
+from src.sim.collect import collect
+from tests.deploy.standins import SPACE, toy_policy
+from tests.evaluation.test_evaluation import settings
+
+
+def opened(folder: Path) -> EpisodeDataModule:
+    split = SplitRule(0.7, 0.3, 0.0)
+    module = EpisodeDataModule(str(folder), SPACE, MinMaxNormalizer(), EpisodeSampler(4), split, 3, 4, 16)
+    module.setup("fit")
+    return module
+
+
+def recorded(folder: Path, split: str, episodes: int = 6) -> EpisodeDataModule:
+    collect(folder, "full1", split, episodes, image_size=16, workers=1, progress=False)
+    return opened(folder)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> EpisodeDataModule:
+    return recorded(tmp_path_factory.mktemp("train"), "train")
+
+
+def refusal(evaluation: Evaluation, datamodule: Any, horizon: int = 4) -> str:
+    with pytest.raises(ProjectError) as caught:
+        evaluation.check(horizon, datamodule)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_the_shipped_settings_pass(data: EpisodeDataModule) -> None:
+    settings().check(4, data)
+
+
+def test_training_on_the_test_tasks_is_refused_before_and_after(tmp_path: Path) -> None:
+    cheated = recorded(tmp_path / "data", "layout")
+    said = refusal(settings(), cheated)
+    assert "4 of the 4 tasks of full1/layout" in said and "data.source.split=train" in said
+    settings(suites=["reach/layout", "full1/look"]).check(4, cheated)  # other tasks
+    with pytest.raises(ProjectError, match="4 of the 4 tasks"):
+        settings().run(tmp_path / "run", toy_policy(), cheated)
+    assert not (tmp_path / "run").exists()
+    assert checks.recorded_tasks(cheated.episodes("train") + cheated.episodes("val")) == {
+        ("full1", "layout", index) for index in range(6)
+    }
+
+
+def test_what_does_not_fit_policy_or_data_is_refused_by_name(data: EpisodeDataModule) -> None:
+    assert "evaluation.execute is 5" in refusal(settings(execute=5), data)
+    assert "evaluation.execute is 0" in refusal(settings(execute=0), data)
+    assert "temporal_ensemble" in refusal(settings(execute=2, temporal_ensemble=0.1), data)
+    settings(execute=5, suites=[], probes=[]).check(4, data)  # nothing is driven
+    assert "data has no test split" in refusal(settings(offline_split="test"), data)
+    deafened = replace(SPACE, classes={"stop": (0, 0, 0)})
+    no_forward = SimpleNamespace(action_space=deafened, episodes=data.episodes)
+    assert "'forward'" in refusal(settings(), no_forward)
+    settings(baselines=["mean"]).check(4, no_forward)
+    two = replace(SPACE, names=("linear_x", "linear_z", "angular_z"))
+    other = SimpleNamespace(action_space=two, episodes=data.episodes)
+    assert "linear_x, linear_z, angular_z" in refusal(settings(), other)
+    settings(suites=[], probes=[]).check(4, other)
+
+
+def a_run(folder: Path, manifest: dict[str, Any], monkeypatch: pytest.MonkeyPatch, data: Path) -> Path:
+    """A run folder whose checkpoint says that it was trained on `manifest`, and whose policy loads."""
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "run.json").write_text("{}")
+    about = {"data": manifest}
+    write_checkpoint(checkpoint_path(folder, "best"), {"state_dict": {"x": torch.zeros(1)}, "about": about})
+    cfg = OmegaConf.create({"data": {"root": str(data)}})
+    monkeypatch.setattr(repeat, "load_policy", lambda run, which: (toy_policy(), cfg))
+    evaluation = settings(suites=[], probes=[], baselines=[])
+    monkeypatch.setattr(repeat, "build", lambda node: opened(data) if "root" in node else evaluation)
+    return folder
+
+
+def test_a_run_is_only_measured_on_the_data_it_was_trained_with(
+    data: EpisodeDataModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = data.manifest()
+    same = a_run(tmp_path / "same", manifest, monkeypatch, data.root)
+    report, out = repeat.evaluate_run(str(same), "best", "cpu", None, OmegaConf.create({}), [])
+    assert report["offline"]["split_role"] == "val, which also chose the checkpoint"
+    assert out == same / "evaluations" / "custom"
+    for key in ("data_hash", "split_hash"):
+        run = a_run(tmp_path / key, {**manifest, key: "0123456789abcdef"}, monkeypatch, data.root)
+        with pytest.raises(ProjectError, match="0123456789ab.*restore the folder and its split file") as said:
+            repeat.evaluate_run(str(run), "best", "cpu", None, OmegaConf.create({}), [])
+        assert "\n" not in str(said.value) and not (run / "evaluations").exists()
+
+
+def advised(run: Path, typed: list[str], cfg: dict[str, Any], suites: list[dict[str, str]]) -> list[str]:
+    (run / ".hydra").mkdir(parents=True)
+    OmegaConf.save(OmegaConf.create(typed), run / ".hydra" / "overrides.yaml")
+    OmegaConf.save(OmegaConf.create(cfg), run / ".hydra" / "config.yaml")
+    verdict = {"listens": {"answer": "no"}, "not_beaten": ["clock"]}
+    report = {"verdict": verdict, "settings": {"suites": suites, "offline_split": "val"}}
+    return [command for command, _ in ideas(report, run)]
+
+
+def test_advice_keeps_the_choices_of_the_run(tmp_path: Path) -> None:
+    typed = ["data=mobile_vla", "data.root=my data", "trainer.max_epochs=7", "hydra.run.dir=x", "name=a"]
+    cfg = {"seed": 2, "trainer": {"max_epochs": 7}, "data": {"source": None}}
+    own = "python -m src.train data=mobile_vla 'data.root=my data'"
+    recorded_only = advised(tmp_path / "a", typed, cfg, [])
+    assert recorded_only == [
+        f"{own} trainer.max_epochs=7 model/lora=full",
+        f"{own} trainer.max_epochs=14",
+        f"python -m src.evaluate run={tmp_path / 'a'}",
+        f"{own} trainer.max_epochs=7 seed=3",
+    ]
+    cfg = {"seed": 0, "trainer": {"max_epochs": 20}, "data": {"source": {"episodes": 300}}}
+    driven = advised(
+        tmp_path / "b", ["model/lora=full", "data.root=d"], cfg, [{"suite": "reach", "split": "layout"}]
+    )
+    assert driven[0] == "python -m src.train model/lora=full data.root=d trainer.max_epochs=40"
+    assert "'evaluation.suites=[reach/look]'" in driven[1]
+    assert driven[2] == "python -m src.train model/lora=full data.source.episodes=600"
+    unknown = {
+        "verdict": {"listens": {"answer": "no"}, "not_beaten": ["clock"]},
+        "settings": {"suites": [], "offline_split": None},
+    }
+    assert ideas(unknown, tmp_path) == [(f"python -m src.evaluate run={tmp_path}", "measure this run")]
+
+
+def test_one_sentence_for_all_is_said_to_be_the_reason(
+    data: EpisodeDataModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data.bind(toy_policy().tokenize)
+    for episode in data.episodes("val"):
+        monkeypatch.setattr(episode, "meta", replace(episode.meta, instructions=("go",)))
+    verdict = settings(suites=[], probes=[]).run(tmp_path, toy_policy(), data)["verdict"]
+    assert verdict["listens"]["answer"] == "not measured"
+    assert "all recorded episodes share one sentence" in verdict["listens"]["words"]
