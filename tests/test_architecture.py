@@ -27,8 +27,8 @@ DIRECTIONS = {
     "pretraining": ("model.backbone", "sim"),
     "deploy": ("data.frames", "experiment.checkpoint", "model.policy"),
     "evaluation": (
-        "data.actions", "data.batch", "data.datamodule", "deploy", "experiment.checkpoint", "experiment.quiet",
-        "model.policy", "sim",
+        "data.actions", "data.batch", "data.datamodule", "data.episode", "deploy", "experiment.checkpoint",
+        "experiment.quiet", "experiment.run_record", "model.policy", "sim",
     ),
     "experiment": ("data.actions", "data.datamodule", "data.normalizer", "model.policy"),
 }  # fmt: skip

@@ -209,7 +209,7 @@ def test_memory_limit_is_shared_by_splits_and_workers(tmp_path: Path) -> None:
 
 def test_the_simulator_config_builds_and_names_its_folder(tmp_path: Path) -> None:
     module = configured("sim", "data.source.suite=route1", "data.source.episodes=12")
-    assert module.root.name.startswith("sim-route1-en-96px-12-")
+    assert module.root.name.startswith("sim-route1-train-en-96px-12-")
     assert (module.window, module.horizon, module.image_size) == (8, 5, 96)
     assert module.action_space.control_period == pytest.approx(1 / 3)
     assert callable(module.source)
