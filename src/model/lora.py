@@ -106,6 +106,10 @@ class LoraPlacement(Placement):
             target_modules=[path for paths in matched.values() for path in paths],
         )
         inject_adapter_in_model(config, backbone.vlm)
+        # Steps of 1e-4 vanish when added to bfloat16 weights, so adapters of a bfloat16 model train in float32.
+        for parameter in backbone.vlm.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
         reports = [
             SiteReport(site, len(paths), sum(_trainable(backbone.vlm.get_submodule(path)) for path in paths))
             for site, paths in matched.items()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
 from src.core.errors import ProjectError
+from src.model.backbone.kosmos2 import Kosmos2Backbone
 from src.model.heads.lstm import LSTMHead
 from src.model.lora import FrozenPlacement, FullPlacement, LoraPlacement, Placement
 from src.model.policy import Policy
@@ -188,3 +190,11 @@ def test_actions_are_clipped_to_the_limits(make_policy: MakePolicy) -> None:
         policy.head.mlp[-1].bias.fill_(50.0)  # type: ignore[union-attr, operator]
         actions = policy.predict(episode_batch(policy))
     assert torch.equal(actions, policy.high.expand_as(actions))
+
+
+def test_adapters_of_a_bfloat16_model_train_in_float32(tiny_checkpoint: Path) -> None:
+    """Small steps would vanish in bfloat16; the frozen base may stay in it."""
+    backbone = Kosmos2Backbone(str(tiny_checkpoint), dtype="bfloat16")
+    LoraPlacement({"text_attention": "all"}, 2, 4, 0.0).apply(backbone)
+    assert {p.dtype for p in backbone.parameters() if p.requires_grad} == {torch.float32}
+    assert backbone.embeddings.weight.dtype == torch.bfloat16
