@@ -11,19 +11,29 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from src.model.codec import ActionCodec
+
 
 class Head(nn.Module, ABC):
     """Models time over a window of states and predicts an action chunk."""
 
-    def __init__(self, state_size: int, horizon: int, action_dim: int) -> None:
+    def __init__(self, state_size: int, window: int, horizon: int, codec: ActionCodec) -> None:
         """
         Args:
             state_size: Q * D, one frame's states flattened.
+            window: W, positions of the window; 1 where the backbone has already seen all its frames at once.
             horizon: H, actions per chunk.
-            action_dim: A.
+            codec: the action space, and the way between SI units and normalised actions.
         """
         super().__init__()
-        self.state_size, self.horizon, self.action_dim = state_size, horizon, action_dim
+        self.state_size, self.window, self.horizon = state_size, window, horizon
+        self.codec, self.action_dim = codec, codec.dim
+
+    def fit(self, actions: Tensor) -> None:  # noqa: B027  # most heads need no statistics
+        """Takes what it needs of the training split's actions `(n, A)`, normalised, into buffers.
+
+        Called once before training; a checkpoint brings the buffers back.
+        """
 
     @abstractmethod
     def forward(self, states: Tensor, window_mask: Tensor) -> Tensor:
@@ -41,7 +51,7 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, prediction: Tensor) -> Tensor:
-        """prediction -> normalised actions `(S, H, A)`."""
+        """prediction -> normalised actions `(S, H, A)`, always the same for the same prediction."""
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
