@@ -159,8 +159,8 @@ class EpisodeDataModule(lightning.LightningDataModule):
         self._episodes["train"] = take_episodes(
             self._episodes["train"], self.train_episodes, self.split_rule.seed
         )
-        self.normalizer.fit(np.concatenate([episode.actions for episode in self._episodes["train"]]))
         self._split = split
+        self.normalizer.fit(self.training_actions())
         for name in SPLITS:
             episodes, used = self._episodes[name], self._used(name)
             share = 100 * used / self._present[name] if self._present[name] else 0.0
@@ -192,6 +192,10 @@ class EpisodeDataModule(lightning.LightningDataModule):
         if split not in SPLITS:
             raise ProjectError(f"there is no split {split!r}; expected one of {list(SPLITS)}.")
         return self._episodes[split]
+
+    def training_actions(self) -> np.ndarray:
+        """(n, A) float32 in SI units, every action of the training split that this run uses."""
+        return np.concatenate([episode.actions for episode in self.episodes("train")])
 
     def manifest(self) -> dict[str, Any]:
         """Facts for the run record: hashes of data and split, and per split how much of it is used."""

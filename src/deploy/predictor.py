@@ -1,10 +1,11 @@
 """Owns the policy at work: one camera frame in, one command out, for one robot or many.
 
 In: uint8 RGB frames as a camera gives them, and an instruction per robot. Out: commands in SI units within the limits
-of the action space. A ring of the last W states per robot is kept, so each step encodes exactly one new frame
-however long the window is. The closed-loop evaluation, a server and a robot all drive through this one object.
+of the action space. A ring of the last W memories per robot (see src/model/history.py) is kept, so each step encodes
+exactly one new frame however long the window is. The closed-loop evaluation, a server and a robot all drive through
+this one object.
 
-    frame ──► resize (as in training) ──► encode_frames ──► ring of W states ──► act ──► chunk (H, A) ──► action (A,)
+    frame ──► resize (as in training) ──► encode_frames ──► ring of W memories ──► act ──► chunk (H, A) ──► action (A,)
 """
 
 from __future__ import annotations
@@ -65,9 +66,7 @@ class BatchedPredictor:
         ids, mask = self.policy.tokenize(list(instructions))
         self._ids, self._mask = ids.to(self.device), mask.to(self.device)
         b = len(instructions)
-        self._ring: Tensor | None = (
-            None  # (B, W, Q, D), newest last; its width is known after the first frame
-        )
+        self._ring: Tensor | None = None  # (B, W, …), newest last; its shape is known after the first frame
         self._seen = np.zeros(b, dtype=np.int64)  # frames since reset, per robot
         self._plan = np.zeros((b, self.horizon, self.action_dim), dtype=np.float32)  # newest chunk
         self._chunks = np.zeros((b, self.horizon, self.horizon, self.action_dim), dtype=np.float32)  # by age
@@ -101,28 +100,28 @@ class BatchedPredictor:
         return actions
 
     def _remember(self, frames: np.ndarray, rows: np.ndarray) -> None:
-        """Encode one new frame per active robot and push its state into the ring."""
+        """Encode one new frame per active robot and push its memory into the ring."""
         assert self._ids is not None
         if self.image_size is None:
             pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
         else:
             pixels = resize_frames(frames, self.image_size)
         index = torch.from_numpy(rows).to(self.device)
-        states = self.policy.encode_frames(pixels.to(self.device), self._ids[index], self._mask[index])
+        memory = self.policy.encode_frames(pixels.to(self.device), self._ids[index], self._mask[index])
         self.encoded_frames += len(rows)
         if self._ring is None:
-            self._ring = states.new_zeros((len(self._seen), self.window, *states.shape[1:]))
-        self._ring[index] = torch.cat([self._ring[index, 1:], states[:, None]], dim=1)
+            self._ring = memory.new_zeros((len(self._seen), self.window, *memory.shape[1:]))
+        self._ring[index] = torch.cat([self._ring[index, 1:], memory[:, None]], dim=1)
         self._seen[rows] += 1
 
     def _replan(self, rows: np.ndarray) -> None:
         """Ask the policy for a fresh chunk (H, A) for these robots."""
-        assert self._ring is not None
+        assert self._ring is not None and self._ids is not None
         index = torch.from_numpy(rows).to(self.device)
         filled = torch.from_numpy(self._seen[rows]).to(self.device)
         places = torch.arange(self.window, device=self.device)
         window_mask = places[None] >= self.window - filled[:, None]  # left-padded, as in training
-        chunk = self.policy.act(self._ring[index], window_mask)
+        chunk = self.policy.act(self._ring[index], window_mask, self._ids[index], self._mask[index])
         self._plan[rows] = chunk.float().cpu().numpy()
         if self.temporal_ensemble is not None:
             self._chunks[rows, 1:] = self._chunks[rows, :-1]

@@ -31,24 +31,43 @@ class Placement(ABC):
 
     @abstractmethod
     def apply(self, backbone: Backbone) -> list[SiteReport]:
-        """Freezes and unfreezes in place; returns the placement table."""
+        """Freezes and unfreezes in place; returns the placement table.
+
+        Raises:
+            ProjectError: the placement makes no sense on this backbone.
+        """
 
 
-class FrozenPlacement(Placement):
-    """Nothing of the VLM trains; the action queries and the head do."""
+class NonePlacement(Placement):
+    """Nothing of the backbone's network trains; the action queries and the head do."""
 
     def apply(self, backbone: Backbone) -> list[SiteReport]:
+        _require_pretrained(backbone, "none")
         backbone.requires_grad_(False)
         return [_train_queries(backbone)]
 
 
-class FullPlacement(Placement):
-    """Every weight of the VLM trains."""
+class HeadOnlyPlacement(Placement):
+    """Nothing of the backbone trains, not even the action queries, so its states never change."""
 
     def apply(self, backbone: Backbone) -> list[SiteReport]:
+        _require_pretrained(backbone, "head_only")
+        backbone.requires_grad_(False)
+        return []
+
+
+class FullPlacement(Placement):
+    """Every weight of the backbone trains."""
+
+    def apply(self, backbone: Backbone) -> list[SiteReport]:
+        if backbone.quantized:
+            raise ProjectError(
+                "model.lora: found full with quantised weights, which have no gradient; choose "
+                "model.backbone.quantization=null, or LoRA such as model/lora=text_all."
+            )
         backbone.requires_grad_(True)
         return [
-            SiteReport("vlm", _count_modules(backbone.vlm), _trainable(backbone.vlm)),
+            SiteReport("network", _count_modules(backbone.network), _trainable(backbone.network)),
             _train_queries(backbone),
         ]
 
@@ -62,7 +81,7 @@ class LoraPlacement(Placement):
 
     def __init__(
         self,
-        sites: Mapping[str, str | int],
+        sites: Mapping[str, str | int | None],
         rank: int,
         alpha: float,
         dropout: float,
@@ -71,7 +90,7 @@ class LoraPlacement(Placement):
     ) -> None:
         """
         Args:
-            sites: site name -> `all`, or k for the last k layers.
+            sites: site name -> `all`, k for the last k layers, or null for none there.
             rank: r of the adapter matrices.
             alpha: the adapter is scaled by alpha / r (alpha / sqrt(r) with rslora).
             dropout: on the adapter's input, 0 to 1.
@@ -79,22 +98,26 @@ class LoraPlacement(Placement):
             dora: weight-decomposed adapters (Liu et al. 2024, arXiv:2402.09353), about 30 % slower.
 
         Raises:
-            ProjectError: no site is named, or the rank is below 1.
+            ProjectError: no site is named, the rank is below 1, or the dropout outside 0 to 1.
         """
-        if not sites:
+        chosen = {site: layers for site, layers in sites.items() if layers is not None}
+        if not chosen:
             raise ProjectError(
-                "model.lora.sites: found none, expected at least one site; name one, or choose model/lora=frozen."
+                "model.lora.sites: found none, expected at least one site; name one, or choose model/lora=none."
             )
         if rank < 1:
             raise ProjectError(
-                f"model.lora.rank: found {rank}, expected at least 1; choose model/lora=frozen for none."
+                f"model.lora.rank: found {rank}, expected at least 1; choose model/lora=none for no adapters."
             )
-        self.sites = dict(sites)
+        if not 0.0 <= dropout < 1.0:
+            raise ProjectError(f"model.lora.dropout: found {dropout}, expected 0 to below 1; correct it.")
+        self.sites = chosen
         self.rank, self.alpha, self.dropout, self.rslora, self.dora = rank, alpha, dropout, rslora, dora
 
     def apply(self, backbone: Backbone) -> list[SiteReport]:
         from peft import LoraConfig, inject_adapter_in_model
 
+        _require_pretrained(backbone, "DoRA adapters" if self.dora else "LoRA adapters")
         backbone.requires_grad_(False)
         matched = {site: self._modules(backbone, site, layers) for site, layers in self.sites.items()}
         config = LoraConfig(
@@ -105,13 +128,15 @@ class LoraPlacement(Placement):
             use_dora=self.dora,
             target_modules=[path for paths in matched.values() for path in paths],
         )
-        inject_adapter_in_model(config, backbone.vlm)
+        inject_adapter_in_model(config, backbone.network)
         # Steps of 1e-4 vanish when added to bfloat16 weights, so adapters of a bfloat16 model train in float32.
-        for parameter in backbone.vlm.parameters():
+        for parameter in backbone.network.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
         reports = [
-            SiteReport(site, len(paths), sum(_trainable(backbone.vlm.get_submodule(path)) for path in paths))
+            SiteReport(
+                site, len(paths), sum(_trainable(backbone.network.get_submodule(path)) for path in paths)
+            )
             for site, paths in matched.items()
         ]
         return [*reports, _train_queries(backbone)]
@@ -125,7 +150,7 @@ class LoraPlacement(Placement):
         pattern = re.compile(backbone.sites[site])
         matches = [
             match
-            for path, module in backbone.vlm.named_modules()
+            for path, module in backbone.network.named_modules()
             if (match := pattern.fullmatch(path)) is not None
         ]
         if pattern.groups and matches:
@@ -143,9 +168,17 @@ class LoraPlacement(Placement):
         if not matches:
             raise ProjectError(
                 f"model.lora.sites.{site}: its pattern {pattern.pattern} matches no module of "
-                f"{type(backbone.vlm).__name__}, so nothing would train there; correct the backbone's `sites`."
+                f"{type(backbone.network).__name__}, so nothing would train there; correct the backbone's `sites`."
             )
         return [match.group(0) for match in matches]
+
+
+def _require_pretrained(backbone: Backbone, wanted: str) -> None:
+    if not backbone.pretrained:
+        raise ProjectError(
+            f"model.lora: found {wanted} on {type(backbone).__name__}, whose weights start at random and must all "
+            "train; choose model/lora=full."
+        )
 
 
 def _train_queries(backbone: Backbone) -> SiteReport:

@@ -1,4 +1,4 @@
-"""Optimizers over the policy's two groups of weights: what belongs to the backbone, and the head."""
+"""Optimizers over the policy's groups of weights: the backbone's own or its adapters, action queries, head."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ def adamw(
     """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) over trainable weights only.
 
     Args:
-        groups: `backbone` and `head`, their trainable parameters.
-        lr: peak learning rate of the backbone's weights (adapters, action queries).
+        groups: trainable parameters of `backbone`, `queries` and `head`.
+        lr: peak learning rate of the backbone's weights (adapters) and of the action queries.
         head_lr: of the head; `lr` where null.
-        weight_decay: on matrices; vectors (biases, norms) are not decayed.
+        weight_decay: on matrices; vectors (biases, norms) and action queries (embeddings) are not decayed.
         betas: decay of the running means of gradient and squared gradient.
     """
-    rates = {"backbone": lr, "head": lr if head_lr is None else head_lr}
+    rates = {"backbone": lr, "queries": lr, "head": lr if head_lr is None else head_lr}
     parameters = []
     for group, members in groups.items():
-        matrices = [p for p in members if p.dim() > 1]
-        vectors = [p for p in members if p.dim() <= 1]
+        matrices = [p for p in members if p.dim() > 1 and group != "queries"]
+        vectors = [p for p in members if p.dim() <= 1 or group == "queries"]
         for members_of_kind, decay in ((matrices, weight_decay), (vectors, 0.0)):
             if members_of_kind:
                 parameters.append(

@@ -1,7 +1,8 @@
-"""The policy: backbone + LoRA placement + head + normaliser as one LightningModule (the lab's MobileVLATrainer).
+"""The policy: backbone + LoRA placement + history + head + normaliser as one LightningModule (the lab's
+MobileVLATrainer).
 
 In: packed `Batch`es. Out: losses while training, actions in SI units afterwards. Every distinct frame of a batch
-goes through the backbone once, however many windows look at it; training, evaluation and a robot share this path.
+is seen once, however many windows look at it; training, evaluation and a robot share this path.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -20,7 +22,9 @@ from src.data.actions import ActionSpace
 from src.data.batch import Batch
 from src.data.normalizer import Normalizer
 from src.model.backbone.base import Backbone
+from src.model.codec import ActionCodec
 from src.model.heads.base import Head
+from src.model.history import History
 from src.model.lora import Placement
 
 
@@ -34,28 +38,32 @@ class Policy(pl.LightningModule):
         self,
         backbone: Backbone,
         lora: Placement,
+        history: History,
         head: Callable[..., Head],
         action_space: ActionSpace,
         normalizer: Normalizer,
         window: int,
         horizon: int,
+        compile: bool = False,
         optimizer: Callable[..., Optimizer] | None = None,
         scheduler: Callable[..., LRScheduler] | None = None,
     ) -> None:
         """
         Args:
-            backbone: gives `states (N, Q, D)`.
+            backbone: gives states `(S, Q, D)`.
             lora: which of the backbone's weights train.
-            head: factory, completed with `state_size`, `horizon` and `action_dim`.
+            history: whether the head or the backbone models time.
+            head: factory, completed with `state_size`, `window`, `horizon` and `codec`.
             action_space: axes, units and limits of the actions.
             normalizer: fitted on the training split; may be empty until a checkpoint is loaded.
             window: W, frames of history including the newest.
             horizon: H, actions per chunk.
+            compile: `torch.compile` the parts of the backbone and the head; changes speed, not meaning.
             optimizer: factory over `parameter_groups()`; needed for training only.
             scheduler: factory over the optimizer and `total_steps`; null keeps the learning rate constant.
 
         Raises:
-            ProjectError: window or horizon below 1.
+            ProjectError: window or horizon below 1, or parts that do not fit together.
         """
         super().__init__()
         for key, value in (("window", window), ("horizon", horizon)):
@@ -63,8 +71,13 @@ class Policy(pl.LightningModule):
                 raise ProjectError(f"data.{key}: found {value}, expected at least 1; correct it.")
         self.backbone = backbone
         self.placement_report = lora.apply(backbone)
-        state_size = backbone.num_queries * backbone.hidden_size
-        self.head = head(state_size=state_size, horizon=horizon, action_dim=action_space.dim)
+        self.history = history
+        self.head = head(
+            state_size=backbone.num_queries * backbone.hidden_size,
+            window=history.positions(backbone, window),
+            horizon=horizon,
+            codec=ActionCodec(action_space, normalizer),
+        )
         self.action_space = action_space
         self.normalizer = normalizer
         self.window, self.horizon = window, horizon
@@ -73,6 +86,15 @@ class Policy(pl.LightningModule):
         self.register_buffer("high", torch.tensor(action_space.high, dtype=torch.float32), persistent=False)
         # The checkpoint holds what was trained; completeness is checked by `load_trained`, not by Lightning.
         self.strict_loading = False
+        if compile:
+            # Inner modules, in place: names of weights stay, and compiling a LightningModule itself fails (torch 2.13).
+            for path in backbone.parts:
+                backbone.network.get_submodule(path).compile()
+            self.head.compile()
+
+    def fit_actions(self, actions: np.ndarray) -> None:
+        """Gives the head the training split's actions `(n, A)` in SI units: class shares, ranges of bins."""
+        self.head.fit(self.normalizer.normalize(torch.as_tensor(actions, dtype=torch.float32)))
 
     # ---- one path for training, evaluation and the robot
 
@@ -81,38 +103,41 @@ class Policy(pl.LightningModule):
         return self.backbone.tokenize(instructions)
 
     def encode_frames(self, frames: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        """`frames (N, 3, h, w)` uint8, `ids (N, L)`, `mask (N, L)` -> states `(N, Q, D)`."""
-        states: Tensor = self.backbone(frames, ids, mask)
-        return states
+        """`frames (N, 3, h, w)` uint8, `ids (N, L)`, `mask (N, L)` -> memory `(N, …)`: what a frame leaves behind."""
+        return self.history.remember(self.backbone, frames, ids, mask)
 
-    def act(self, states: Tensor, window_mask: Tensor) -> Tensor:
-        """`states (S, W, Q, D)`, `window_mask (S, W)` -> actions `(S, H, A)` in SI units, within the limits."""
-        return self.decode(self.head(states, window_mask))
+    def respond(self, memory: Tensor, window_mask: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """Memory `(S, W, …)`, `window_mask (S, W)`, `ids (S, L)`, `mask (S, L)` -> the head's prediction."""
+        prediction: Tensor = self.head(*self.history.states(self.backbone, memory, window_mask, ids, mask))
+        return prediction
+
+    def act(self, memory: Tensor, window_mask: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """As `respond`, decoded: actions `(S, H, A)` in SI units, within the limits."""
+        return self.decode(self.respond(memory, window_mask, ids, mask))
 
     def decode(self, prediction: Tensor) -> Tensor:
         """The head's prediction -> actions `(S, H, A)` in SI units, within the limits."""
-        actions = self.normalizer.denormalize(self.head.decode(prediction))
+        actions = self.normalizer.denormalize(self.head.decode(prediction).float())
         return torch.minimum(torch.maximum(actions, self.low), self.high)
 
-    def windowed_states(self, batch: Batch) -> Tensor:
-        """Encodes each distinct frame once and gathers its state into every window: `(S, W, Q, D)`."""
-        states = self.encode_frames(
-            batch.frames, batch.instruction_ids[batch.episode], batch.instruction_mask[batch.episode]
-        )
-        return states[batch.windows.clamp(min=0)]
+    def prediction(self, batch: Batch) -> Tensor:
+        """The head's prediction for the S samples of a batch; each distinct frame is encoded once."""
+        ids, mask, rows = batch.instruction_ids, batch.instruction_mask, batch.episode
+        memory = self.encode_frames(batch.frames, ids[rows], mask[rows])
+        owner = rows[batch.windows[:, -1]]  # the newest position always holds a frame
+        return self.respond(memory[batch.windows.clamp(min=0)], batch.window_mask, ids[owner], mask[owner])
 
     def predict(self, batch: Batch) -> Tensor:
         """Actions `(S, H, A)` in SI units for the samples of a batch."""
-        return self.act(self.windowed_states(batch), batch.window_mask)
+        return self.decode(self.prediction(batch))
 
     # ---- training
 
     def compute_loss(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """The head's named loss terms and its prediction."""
-        prediction = self.head(self.windowed_states(batch), batch.window_mask)
-        return self.head.loss(
-            prediction, self.normalizer.normalize(batch.actions), batch.action_mask
-        ), prediction
+        prediction = self.prediction(batch)
+        targets = self.normalizer.normalize(batch.actions)
+        return self.head.loss(prediction, targets, batch.action_mask), prediction
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         terms, _ = self.compute_loss(batch)
@@ -132,11 +157,13 @@ class Policy(pl.LightningModule):
             self.log(f"val/mae/{name}", value, batch_size=batch.size)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Trainable parameters of the `backbone` (adapters, queries) and the `head`."""
-        return {
-            "backbone": [p for p in self.backbone.parameters() if p.requires_grad],
-            "head": [p for p in self.head.parameters() if p.requires_grad],
+        """Trainable parameters of the `backbone` (adapters or its own weights), its `queries`, and the `head`."""
+        members = {
+            "backbone": self.backbone.network.parameters(),
+            "queries": iter([self.backbone.queries]),
+            "head": self.head.parameters(),
         }
+        return {name: [p for p in group if p.requires_grad] for name, group in members.items()}
 
     def configure_optimizers(self) -> Any:
         if self.optimizer_factory is None:
@@ -150,9 +177,9 @@ class Policy(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def train(self, mode: bool = True) -> Policy:
-        """Train mode, except that parts of the VLM with nothing to learn stay in eval mode (no dropout there)."""
+        """Train mode, except that parts of the backbone with nothing to learn stay in eval mode (no dropout there)."""
         super().train(mode)
-        for part in self.backbone.vlm.children():
+        for part in self.backbone.network.children():
             if not any(p.requires_grad for p in part.parameters()):
                 part.eval()
         return self
@@ -160,9 +187,13 @@ class Policy(pl.LightningModule):
     # ---- what a checkpoint holds
 
     def trained_state(self) -> dict[str, Tensor]:
-        """Trained weights and the normaliser: all a checkpoint needs beside the base model."""
-        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        return {k: v for k, v in self.state_dict().items() if k in trained or k.startswith("normalizer.")}
+        """Trained weights, the buffers beside them, and the normaliser: all a checkpoint needs beside the base."""
+        kept = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        for path, module in self.named_modules():
+            trains = any(p.requires_grad for p in module.parameters(recurse=False))
+            if trains or path.split(".")[0] in ("head", "normalizer"):
+                kept |= {f"{path}.{name}" for name, _ in module.named_buffers(recurse=False)}
+        return {name: value for name, value in self.state_dict().items() if name in kept}
 
     def load_trained(self, state: dict[str, Tensor]) -> None:
         """Strict counterpart of `trained_state`.

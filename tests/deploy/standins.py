@@ -12,6 +12,7 @@ from src.data.actions import ActionSpace
 from src.data.normalizer import MinMaxNormalizer
 from src.model.backbone.base import Backbone
 from src.model.heads.lstm import LSTMHead
+from src.model.history import PerFrame
 from src.model.lora import FullPlacement
 from src.model.policy import Policy
 
@@ -39,8 +40,9 @@ class ToyBackbone(Backbone):
     def __init__(self, hidden: int = 12, queries: int = 2) -> None:
         super().__init__()
         self.hidden_size, self.num_queries, self.latents_per_frame, self.image_size = hidden, queries, 1, 16
-        self.sites = {}
-        self.vlm = nn.ModuleDict(
+        self.sites, self.parts = {}, ()
+        self.queries = nn.Parameter(torch.zeros(queries, hidden))
+        self.network = nn.ModuleDict(
             {
                 "look": nn.Linear(48, hidden),
                 "read": nn.Embedding(64, hidden),
@@ -48,6 +50,9 @@ class ToyBackbone(Backbone):
             }
         )
         self.encoded = 0
+
+    def use_frames(self, frames: int) -> None:
+        assert frames == 1
 
     def tokenize(self, instructions: list[str]) -> tuple[Tensor, Tensor]:
         rows = [[sum(map(ord, word)) % 63 + 1 for word in text.split()] for text in instructions]
@@ -61,14 +66,17 @@ class ToyBackbone(Backbone):
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         self.encoded += len(pixels)
-        return self.vlm["look"](nn.functional.adaptive_avg_pool2d(pixels, 4).flatten(1))[:, None]
+        return self.network["look"](nn.functional.adaptive_avg_pool2d(pixels, 4).flatten(1))[:, None]
 
-    def encode(self, latents: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        words = (self.vlm["read"](ids) * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-        mixed = torch.tanh(self.vlm["mix"](torch.cat([latents[:, 0], words], dim=-1)))
-        return mixed.view(len(mixed), self.num_queries, self.hidden_size)
+    def encode(self, latents: Tensor, frame_mask: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        words = (self.network["read"](ids) * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        mixed = torch.tanh(self.network["mix"](torch.cat([latents[:, 0, 0], words], dim=-1)))
+        return mixed.view(len(mixed), self.num_queries, self.hidden_size) + self.queries
 
-    def flops(self, tokens: int) -> int:
+    def image_flops(self) -> int:
+        return 0
+
+    def text_flops(self, tokens: int, frames: int = 1) -> int:
         return 0
 
 
@@ -79,7 +87,9 @@ def toy_policy(window: int = 3, horizon: int = 4, seed: int = 0) -> Policy:
         normalizer = MinMaxNormalizer()
         normalizer.fit(np.array([SPACE.low, SPACE.high]))
         head = partial(LSTMHead, layers=1, hidden_size=16, mlp=(16,))
-        policy = Policy(ToyBackbone(), FullPlacement(), head, SPACE, normalizer, window, horizon)
-        for parameter in policy.parameters():
+        policy = Policy(ToyBackbone(), FullPlacement(), PerFrame(), head, SPACE, normalizer, window, horizon)
+        for name, parameter in policy.named_parameters():
+            if name == "backbone.queries":
+                continue  # zeros: the toy needs none
             nn.init.normal_(parameter, std=0.7)
     return policy.eval()

@@ -16,6 +16,7 @@ from src.deploy.predictor import BatchedPredictor, Predictor
 from src.model.backbone.kosmos2 import Kosmos2Backbone
 from src.model.backbone.tiny import TinySizes, build_tiny
 from src.model.heads.lstm import LSTMHead
+from src.model.history import History, Interleaved, PerFrame
 from src.model.lora import FullPlacement
 from src.model.policy import Policy
 from tests.deploy.standins import SPACE, toy_policy
@@ -143,19 +144,22 @@ def test_wrong_use_is_a_sentence() -> None:
         predictor.step(episode(0)[0].astype(np.float32))
 
 
-def test_a_real_kosmos_2_gives_the_training_paths_predictions(tmp_path: Path) -> None:
+@pytest.mark.parametrize("history", [PerFrame(), Interleaved()], ids=["per_frame", "interleaved"])
+def test_a_real_kosmos_2_gives_the_training_paths_predictions(tmp_path: Path, history: History) -> None:
     sizes = TinySizes(
         image_size=24, vision_width=16, vision_layers=1, text_width=16, text_layers=1, heads=2, latents=4
     )
     build_tiny(tmp_path, TEXTS, sizes)
     toy = toy_policy(window=3)
     head = partial(LSTMHead, layers=1, hidden_size=16, mlp=(16,))
-    policy = Policy(Kosmos2Backbone(str(tmp_path)), FullPlacement(), head, SPACE, toy.normalizer, 3, 4).eval()
+    backbone = Kosmos2Backbone(str(tmp_path))
+    policy = Policy(backbone, FullPlacement(), history, head, SPACE, toy.normalizer, 3, 4).eval()
     frames = episode(3, steps=6, size=24)
     predictor = Predictor(policy, image_size=24)
     expected = training_path(policy, frames, TEXTS[0])
     predictor.reset(TEXTS[0])
     for t, frame in enumerate(frames):
         np.testing.assert_allclose(predictor.step(frame), expected[t, 0], atol=1e-5)
+    assert predictor.batched.encoded_frames == len(frames), "each step sees one new frame"
     other = training_path(policy, frames, TEXTS[1])
     assert np.abs(other - expected).max() > 1e-4

@@ -174,11 +174,11 @@ def offline_verdicts(policy: object) -> tuple[str, str]:
 def test_deaf_and_blind_policies_are_found_out_offline() -> None:
     assert offline_verdicts(toy_policy(window=3, horizon=H)) == ("yes", "yes")
     deaf = toy_policy(window=3, horizon=H)
-    torch.nn.init.zeros_(deaf.backbone.vlm["read"].weight)
+    torch.nn.init.zeros_(deaf.backbone.network["read"].weight)
     assert offline_verdicts(deaf) == ("no", "yes")
     blind = toy_policy(window=3, horizon=H)
-    torch.nn.init.zeros_(blind.backbone.vlm["look"].weight)
-    blind.backbone.vlm["read"].weight.data *= 3  # all it has left to go by
+    torch.nn.init.zeros_(blind.backbone.network["look"].weight)
+    blind.backbone.network["read"].weight.data *= 3  # all it has left to go by
     assert offline_verdicts(blind) == ("yes", "no")
 
 

@@ -13,9 +13,12 @@ import torch
 from src.data.actions import ActionSpace
 from src.data.batch import Batch
 from src.data.normalizer import MinMaxNormalizer
+from src.model.backbone.base import Backbone
 from src.model.backbone.kosmos2 import Kosmos2Backbone
 from src.model.backbone.tiny import TinySizes, build_tiny
+from src.model.heads.base import Head
 from src.model.heads.lstm import LSTMHead
+from src.model.history import History, PerFrame
 from src.model.lora import LoraPlacement, Placement
 from src.model.optim import adamw
 from src.model.policy import Policy
@@ -33,7 +36,7 @@ SIZES = TinySizes(
     text_width=32,
     text_layers=2,
     latents=4,
-    max_tokens=64,
+    max_tokens=128,
 )
 PROMPT_WORDS = "An image of a robot"
 
@@ -65,18 +68,29 @@ def action_space() -> ActionSpace:
 
 @pytest.fixture()
 def make_policy(tiny_checkpoint: Path, action_space: ActionSpace) -> Callable[..., Policy]:
-    def make(placement: Placement | None = None, window: int = 4, horizon: int = 3, seed: int = 0) -> Policy:
+    def make(
+        placement: Placement | None = None,
+        window: int = 4,
+        horizon: int = 3,
+        seed: int = 0,
+        backbone: Backbone | None = None,
+        history: History | None = None,
+        head: Callable[..., Head] | None = None,
+        compile: bool = False,
+    ) -> Policy:
         torch.manual_seed(seed)
         normalizer = MinMaxNormalizer()
         normalizer.fit(np.array([[-1.0, -0.5, -1.0], [1.0, 0.5, 1.0]]))
         return Policy(
-            backbone=Kosmos2Backbone(str(tiny_checkpoint), num_queries=1),
+            backbone=backbone or Kosmos2Backbone(str(tiny_checkpoint), num_queries=1),
             lora=placement or LoraPlacement({"text_attention": "all", "text_mlp": "all"}, 4, 8, 0.0),
-            head=partial(LSTMHead, layers=2, hidden_size=16, mlp=[16]),
+            history=history or PerFrame(),
+            head=head or partial(LSTMHead, layers=2, hidden_size=16, mlp=[16]),
             action_space=action_space,
             normalizer=normalizer,
             window=window,
             horizon=horizon,
+            compile=compile,
             optimizer=partial(adamw, lr=1e-2),
         )
 

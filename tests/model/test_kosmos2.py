@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoProcessor, Kosmos2ForConditionalGeneration
+from transformers import AutoProcessor, Kosmos2ForConditionalGeneration, Kosmos2Model
 
 from src.core.errors import ProjectError
 from src.model.backbone.kosmos2 import PROMPT, Kosmos2Backbone
@@ -107,6 +107,79 @@ def test_batch_mates_and_padding_change_nothing(backbone: Kosmos2Backbone) -> No
             torch.testing.assert_close(together[i : i + 1], alone, rtol=0, atol=1e-5)
 
 
+def interleaved_reference(
+    folder: Path, backbone: Kosmos2Backbone, pictures: torch.Tensor, instruction: str
+) -> torch.Tensor:
+    """HF's own forward on one sequence with several images: (Q, D)."""
+    model = Kosmos2ForConditionalGeneration.from_pretrained(folder).eval()
+    embeddings = model.text_model.model.embed_tokens.weight
+    queries, tokenizer = backbone.num_queries, backbone.tokenizer
+    with torch.no_grad():
+        embeddings[-queries:] = backbone.queries
+        headless = Kosmos2Model.from_pretrained(folder).eval()
+        features = headless.get_image_features(backbone.preprocess(pictures))
+    open_, close, begin = tokenizer.convert_tokens_to_ids(["<image>", "</image>", "<s>"])
+    block = [open_, *[0] * SIZES.latents, close]
+    words = tokenizer(PROMPT.format(instruction=instruction), add_special_tokens=False)["input_ids"]
+    last = list(range(len(embeddings) - queries, len(embeddings)))
+    ids = torch.tensor([[begin, *block * len(pictures), *words, *last]])
+    inside = [0, *[1] * SIZES.latents, 0]
+    here = torch.tensor([[0, *inside * len(pictures), *[0] * (len(words) + queries)]])
+    captured: list[torch.Tensor] = []
+    model.text_model.model.register_forward_hook(lambda *args: captured.append(args[2].last_hidden_state))
+    with torch.no_grad():
+        model(
+            image_embeds=features.pooler_output.reshape(1, -1, SIZES.text_width),
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            image_embeds_position_mask=here,
+        )
+    return captured[0][0, -queries:]
+
+
+def test_interleaved_states_equal_hf_forward_with_several_images(
+    tiny_checkpoint: Path, backbone: Kosmos2Backbone
+) -> None:
+    """Three samples with windows of 3, 2 and 1 frames and instructions of unlike length, in one batch."""
+    backbone.use_frames(3)
+    pictures = frames(9).view(3, 3, 3, 32, 32)
+    frame_mask = torch.tensor([[True, True, True], [False, True, True], [False, False, True]])
+    with torch.no_grad():
+        latents = backbone.encode_images(backbone.preprocess(pictures.flatten(0, 1))).unflatten(0, (3, 3))
+        states = backbone.encode(latents, frame_mask, *backbone.tokenize(INSTRUCTIONS))
+    for i, instruction in enumerate(INSTRUCTIONS):
+        expected = interleaved_reference(tiny_checkpoint, backbone, pictures[i, frame_mask[i]], instruction)
+        torch.testing.assert_close(states[i], expected, rtol=0, atol=1e-5)
+
+
+def test_interleaved_frames_matter_in_their_order_and_padding_does_not(backbone: Kosmos2Backbone) -> None:
+    backbone.use_frames(3)
+    ids, mask = backbone.tokenize(INSTRUCTIONS[:1])
+    with torch.no_grad():
+        latents = backbone.encode_images(backbone.preprocess(frames(3)))[None]
+        everything = torch.ones(1, 3, dtype=torch.bool)
+        before = backbone.encode(latents, everything, ids, mask)
+        for frame in range(3):
+            changed = latents.clone()
+            changed[:, frame] = changed[:, frame].flip(-1)
+            assert (backbone.encode(changed, everything, ids, mask) - before).abs().max() > 1e-4
+        swapped = latents[:, [1, 0, 2]]
+        assert (backbone.encode(swapped, everything, ids, mask) - before).abs().max() > 1e-4
+        padded = torch.tensor([[False, True, True]])
+        short = backbone.encode(latents[:, 1:], everything[:, 1:], ids, mask)
+        for junk in (latents[:, 0], torch.full_like(latents[:, 0], 1e4)):
+            filled = torch.cat([junk[:, None], latents[:, 1:]], dim=1)
+            result = backbone.encode(filled, padded, ids, mask)
+            torch.testing.assert_close(result, short, rtol=0, atol=1e-5)
+
+
+def test_more_frames_than_the_text_window_holds_are_refused(backbone: Kosmos2Backbone) -> None:
+    """One <s>, two queries, 8 tokens for words: (128 - 11) // 6 = 19 frames of 4 latents and 2 tags."""
+    backbone.use_frames(19)
+    with pytest.raises(ProjectError, match="at most 19 frames"):
+        backbone.use_frames(20)
+
+
 def test_image_and_word_weigh_alike_at_initialisation(backbone: Kosmos2Backbone) -> None:
     """The library's own initialisation differs by a factor of ~70."""
     with torch.no_grad():
@@ -141,14 +214,23 @@ def test_flops_match_torchs_counter(backbone: Kosmos2Backbone) -> None:
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         backbone(frames(1), ids, mask)
     assert backbone.flops(ids.shape[1]) == pytest.approx(counter.get_total_flops(), rel=0.02)
+    backbone.use_frames(5)
+    latents = torch.randn(1, 5, SIZES.latents, SIZES.text_width)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        backbone.encode(latents, torch.ones(1, 5, dtype=torch.bool), ids, mask)
+    assert backbone.text_flops(ids.shape[1], 5) == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"checkpoint": "microsoft/kosmos-2-patch14-224"}, ["hf download", "kosmos2_tiny"]),
+        ({"checkpoint": "microsoft/kosmos-2-patch14-224"}, ["hf download", "kosmos_tiny"]),
         ({"checkpoint": "./no/such/folder"}, ["config.json", "save_pretrained"]),
-        ({"prompt": "An image"}, ["{instruction}"]),
+        ({"prompt": "An image {instruction}"}, ["'{image}' 0 times"]),
+        ({"prompt": "<s>{image} An image"}, ["'{instruction}' 0 times"]),
+        ({"prompt": "{instruction} {image}"}, ["before the image"]),
+        ({"query_init": "<nowhere>"}, ["<nowhere>"]),
+        ({"quantization": "nf3"}, ["nf4 or int8"]),
         ({"num_queries": 0}, ["num_queries"]),
         ({"dtype": "float12"}, ["float32 or bfloat16"]),
     ],
@@ -176,7 +258,27 @@ def test_a_folder_with_missing_weights_is_refused(tiny_checkpoint: Path, tmp_pat
         Kosmos2Backbone(str(folder))
 
 
-@pytest.mark.parametrize(("text", "words"), [("  ", "empty"), ("box " * 80, "shorten the instruction")])
+@pytest.mark.parametrize("damage", ["truncated", "pointer", "other sizes"])
+def test_weights_that_cannot_be_read(tiny_checkpoint: Path, tmp_path: Path, damage: str) -> None:
+    import json
+    import shutil
+
+    folder = tmp_path / "broken"
+    shutil.copytree(tiny_checkpoint, folder)
+    weights = folder / "model.safetensors"
+    if damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:5000])
+    elif damage == "pointer":
+        weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3300000000\n")
+    else:
+        config = json.loads((folder / "config.json").read_text())
+        config["text_config"]["ffn_dim"] *= 2
+        (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ProjectError, match=r"cannot be read.*download it again"):
+        Kosmos2Backbone(str(folder))
+
+
+@pytest.mark.parametrize(("text", "words"), [("  ", "empty"), ("box " * 150, "shorten the instruction")])
 def test_instructions_that_cannot_be_read(backbone: Kosmos2Backbone, text: str, words: str) -> None:
     with pytest.raises(ProjectError, match=words):
         backbone.tokenize([text])

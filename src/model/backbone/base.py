@@ -1,8 +1,9 @@
 """The door every backbone stands behind.
 
-Owns the contract between frames, instructions and states; knows nothing of windows, heads or losses.
-In: `frames (N, 3, h, w)` uint8 RGB and one instruction per frame. Out: `states (N, Q, D)`.
-The pass is split at the image latents, so that a frozen vision tower can be computed once per frame.
+Owns the contract between frames, instructions and states; knows nothing of heads or losses.
+In: `frames (N, 3, h, w)` uint8 RGB and instructions. Out: states `(S, Q, D)`, read at learned action queries.
+The pass is split at the image latents: each distinct frame is seen once, whatever looks at it afterwards, and a
+frozen vision tower need not be computed again.
 """
 
 from __future__ import annotations
@@ -17,23 +18,48 @@ from src.core.errors import ProjectError
 
 
 class Backbone(nn.Module, ABC):
-    """A vision-language model as the policy sees it.
+    """Frames and an instruction -> states, as the policy sees any model that can read both.
 
     Attributes:
+        network: the model whose weights a placement (`model.lora`) decides about.
+        queries: `(Q, D)` float32, learned action queries; the only parameter outside `network`.
         hidden_size: D, width of a state.
-        num_queries: Q, learned action queries per frame.
+        num_queries: Q.
         latents_per_frame: P, image latents per frame.
         image_size: side of the square model input, pixels.
-        sites: LoRA site name -> regular expression over full module paths below `vlm`; group 1, where the
+        sites: LoRA site name -> regular expression over full module paths below `network`; group 1, where the
             pattern has one, is the layer index ("last k layers" counts from the highest).
+        parts: module paths below `network` that are called as a whole; what `torch.compile` works on.
+        pretrained: false where weights start at random, so that freezing them makes no sense.
+        quantized: true where the weights of `network` are stored in 4 or 8 bits and cannot train themselves.
+        checkpoint: hub id or folder the weights came from, as written in the config; None where there is none.
+        revision: commit of a hub checkpoint; None for a folder.
+        prompt: template the instruction is put into; None where there is none.
+        adapter_prefix: where `network` sits inside the family's full model, e.g. `model.`; for exported adapters.
     """
 
+    network: nn.Module
+    queries: nn.Parameter
     hidden_size: int
     num_queries: int
     latents_per_frame: int
     image_size: int
     sites: dict[str, str]
-    vlm: nn.Module
+    parts: tuple[str, ...]
+    pretrained: bool = True
+    quantized: bool = False
+    checkpoint: str | None = None
+    revision: str | None = None
+    prompt: str | None = None
+    adapter_prefix: str = ""
+
+    @abstractmethod
+    def use_frames(self, frames: int) -> None:
+        """Announces that sequences will hold up to `frames` frames; `tokenize` then keeps room for them.
+
+        Raises:
+            ProjectError: this backbone cannot read so many frames at once.
+        """
 
     @abstractmethod
     def tokenize(self, instructions: list[str]) -> tuple[Tensor, Tensor]:
@@ -49,15 +75,51 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """`(N, 3, S, S)` float -> latents `(N, P, D)`."""
+        """`(N, 3, S, S)` float -> latents `(N, P, C)`."""
 
     @abstractmethod
-    def encode(self, latents: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        """latents `(N, P, D)`, `ids (N, L)`, `mask (N, L)` -> states `(N, Q, D)` at the action queries."""
+    def encode(self, latents: Tensor, frame_mask: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """States `(S, Q, D)` float32 at the action queries.
+
+        Args:
+            latents: `(S, F, P, C)`, the frames of each sequence, oldest first.
+            frame_mask: `(S, F)` bool; padded frames stand on the left and take no part.
+            ids: `(S, L)` int64, right-padded, from `tokenize`.
+            mask: `(S, L)` bool.
+        """
 
     @abstractmethod
+    def image_flops(self) -> int:
+        """Floating-point operations of `encode_images` for one frame; multiply and add count separately."""
+
+    @abstractmethod
+    def text_flops(self, tokens: int, frames: int = 1) -> int:
+        """Of `encode` for one sequence of `frames` frames and `tokens` prompt tokens."""
+
     def flops(self, tokens: int) -> int:
-        """Floating-point operations of one frame's forward pass with `tokens` prompt tokens."""
+        """Of one frame's whole forward pass with `tokens` prompt tokens."""
+        return self.image_flops() + self.text_flops(tokens)
+
+    def describe(self, tokens: int) -> str:
+        """One line for people: what a frame becomes, what it costs at `tokens` prompt tokens, the LoRA sites."""
+        sites = ", ".join(self.sites) or "none"
+        return (
+            f"{type(self).__name__}: {self.latents_per_frame} latents per frame, states {self.num_queries} x "
+            f"{self.hidden_size}, {self.flops(tokens) / 1e9:,.3g} GFLOP per frame; LoRA sites {sites}"
+        )
+
+    def require_image_size(self, image_size: int) -> None:
+        """Refuses stored frames of another size: smaller ones lack what the model could see, larger ones are resized
+        anew in every step.
+
+        Raises:
+            ProjectError: `image_size` pixels is not the side of the model's input.
+        """
+        if image_size != self.image_size:
+            raise ProjectError(
+                f"data.image_size: found {image_size} px, but {type(self).__name__} takes {self.image_size} px; set "
+                f"data.image_size={self.image_size}."
+            )
 
     def preprocess(self, frames: Tensor) -> Tensor:
         """`frames (N, 3, h, w)` uint8 -> pixels `(N, 3, S, S)` float, resized where needed, normalised.
@@ -76,5 +138,7 @@ class Backbone(nn.Module, ABC):
         return self.normalize(frames.float() / 255.0)
 
     def forward(self, frames: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        """`frames (N, 3, h, w)` uint8, `ids (N, L)`, `mask (N, L)` -> states `(N, Q, D)`."""
-        return self.encode(self.encode_images(self.preprocess(frames)), ids, mask)
+        """Each frame on its own: `frames (N, 3, h, w)` uint8, `ids (N, L)`, `mask (N, L)` -> states `(N, Q, D)`."""
+        latents = self.encode_images(self.preprocess(frames))[:, None]
+        alone = torch.ones(latents.shape[:2], dtype=torch.bool, device=latents.device)
+        return self.encode(latents, alone, ids, mask)

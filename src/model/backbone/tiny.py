@@ -34,7 +34,7 @@ class TinySizes:
     text_layers: int = 3
     heads: int = 4
     latents: int = 16
-    max_tokens: int = 160
+    max_tokens: int = 512
 
 
 def build_tiny(folder: Path, corpus: list[str], sizes: TinySizes = TinySizes(), seed: int = 0) -> Any:  # noqa: B008

@@ -1,0 +1,208 @@
+"""A small convolutional network that listens, without any VLM: the lab's "ResNet + LSTM" with words.
+
+    pixels ─► residual stem ─► cells ─► FiLM blocks ─► attention pooling ─► states
+                                             ▲                ▲
+    instruction ─► word pieces ─► GRU ───────┴────────────────┘
+
+In: frames and instructions, behind the backbone door. Out: one state per action query. The stem knows no words, so a
+frame's latents (its P cells, row by row) serve any instruction. All weights start at random. Normalisation is per
+sample (GroupNorm, Wu & He 2018, arXiv:1803.08494), because BatchNorm would let batch mates change an action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from src.core.errors import ProjectError
+from src.model.backbone.base import Backbone
+from src.model.backbone.film import GROUP, ConvNet, FilmTrunk, Readout, Stem, WordEncoder
+from src.model.backbone.loading import REPOSITORY, first_line
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
+"""Of the colour channels of ImageNet; to random weights any values do that bring pictures near zero and one."""
+
+
+class ConvNetBackbone(Backbone):
+    """Residual CNN with FiLM conditioning (Perez et al. 2018, arXiv:1709.07871), read at Q learned queries."""
+
+    pretrained = False
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        tokenizer: str,
+        num_queries: int = 1,
+        hidden_size: int = 128,
+        image_size: int = 64,
+        stem_stride: int = 4,
+        widths: Sequence[int] = (32, 64),
+        blocks: int = 1,
+        film_blocks: int = 2,
+        heads: int = 8,
+        word_size: int = 64,
+        max_words: int = 64,
+    ) -> None:
+        """
+        Args:
+            tokenizer: hub id or local folder of a tokenizer; only its vocabulary is used.
+            num_queries: Q, places that pool the cells.
+            hidden_size: D, of a state, of the GRU and of the pooling.
+            image_size: side of the square input, pixels.
+            stem_stride: pixels between the windows of the first convolution, which are twice as wide.
+            widths: channels of each residual stage; each stage after the first halves the grid.
+            blocks: residual blocks per stage.
+            film_blocks: residual blocks behind the stem whose channels the instruction scales and shifts.
+            heads: of the pooling; each looks at its own place.
+            word_size: of a word piece's embedding.
+            max_words: longest instruction, word pieces.
+
+        Raises:
+            ProjectError: no such tokenizer, or sizes that do not fit together.
+        """
+        super().__init__()
+        shrink = stem_stride * 2 ** (len(widths) - 1)
+        _check_sizes(num_queries, hidden_size, heads, image_size, shrink, widths, blocks)
+        self.tokenizer, self.tokenizer_name = _open_tokenizer(tokenizer), tokenizer
+        self.num_queries, self.hidden_size, self.image_size = num_queries, hidden_size, image_size
+        self.max_words, self.pad_token = max_words, self.tokenizer.pad_token_id or 0
+        self.side = image_size // shrink
+        self.latents_per_frame = self.side**2
+        self.sites = {}
+        self.parts = ("stem", "trunk", "readout")
+        self.network = ConvNet(
+            stem=Stem(stem_stride, widths, blocks),
+            words=WordEncoder(self.tokenizer, word_size, hidden_size),
+            trunk=FilmTrunk(widths[-1], hidden_size, film_blocks),
+            readout=Readout(widths[-1], hidden_size, heads, self.side),
+        )
+        self.queries = nn.Parameter(torch.randn(num_queries, hidden_size))
+        for name, values in (("mean", IMAGE_MEAN), ("std", IMAGE_STD)):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+
+    # ---- words
+
+    def use_frames(self, frames: int) -> None:
+        if frames > 1:
+            raise ProjectError(
+                f"model.history: found {frames} frames in one sequence, expected 1, because convnet reads each frame "
+                "alone; choose model/history=per_frame, or the backbone of a VLM."
+            )
+
+    def tokenize(self, instructions: list[str]) -> tuple[Tensor, Tensor]:
+        rows = [self._words(text) for text in instructions]
+        length = max(len(row) for row in rows)
+        ids = torch.full((len(rows), length), self.pad_token, dtype=torch.int64)
+        mask = torch.zeros(len(rows), length, dtype=torch.bool)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = torch.tensor(row)
+            mask[i, : len(row)] = True
+        return ids, mask
+
+    def _words(self, instruction: str) -> list[int]:
+        text = instruction.strip()
+        if not text:
+            raise ProjectError(
+                "instruction: found an empty text, expected words; a policy without an instruction is a `deaf` arm "
+                "and is asked for by name, not by an empty string."
+            )
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        unknown = self.tokenizer.unk_token_id
+        if unknown is not None and unknown in ids:
+            raise ProjectError(
+                f"instruction {text[:40]!r}: found characters that the tokenizer {self.tokenizer_name} does not know, "
+                "expected known ones, because all unknown words read alike; say it in other words, or set "
+                "model.backbone.tokenizer to one of that language."
+            )
+        if len(ids) > self.max_words:
+            raise ProjectError(
+                f"instruction {text[:40]!r}…: found {len(ids)} tokens, model.backbone.max_words allows "
+                f"{self.max_words}; shorten the instruction, or raise max_words."
+            )
+        return ids
+
+    # ---- states
+
+    def normalize(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        latents: Tensor = self._part("stem")(pixels)
+        return latents
+
+    def encode(self, latents: Tensor, frame_mask: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        self.use_frames(latents.shape[1])
+        words = self._part("words")(ids, mask)
+        cells = self._part("trunk")(latents[:, 0], words)
+        states: Tensor = self._part("readout")(cells, self.queries + words[:, None])
+        return states.float()
+
+    def _part(self, name: str) -> Any:
+        return self.network.get_submodule(name)
+
+    def image_flops(self) -> int:
+        flops: int = self._part("stem").flops(self.image_size)
+        return flops
+
+    def text_flops(self, tokens: int, frames: int = 1) -> int:
+        self.use_frames(frames)
+        flops: int = (
+            self._part("words").flops(tokens)
+            + self._part("trunk").flops(self.latents_per_frame)
+            + self._part("readout").flops(self.num_queries, self.latents_per_frame)
+        )
+        return flops
+
+
+def _check_sizes(
+    num_queries: int,
+    hidden_size: int,
+    heads: int,
+    image_size: int,
+    shrink: int,
+    widths: Sequence[int],
+    blocks: int,
+) -> None:
+    for key, value in (
+        ("num_queries", num_queries),
+        ("heads", heads),
+        ("blocks", blocks),
+        ("widths", len(widths)),
+    ):
+        if value < 1:
+            raise ProjectError(f"model.backbone.{key}: found {value}, expected at least 1; set it to 1.")
+    if hidden_size % heads:
+        raise ProjectError(
+            f"model.backbone.hidden_size: found {hidden_size}, expected a multiple of heads ({heads}); change one."
+        )
+    if image_size % shrink:
+        raise ProjectError(
+            f"model.backbone.image_size: found {image_size}, expected a multiple of {shrink} (stem_stride, doubled by "
+            f"each further stage); choose {-(-image_size // shrink) * shrink}."
+        )
+    if any(width % GROUP for width in widths):
+        raise ProjectError(
+            f"model.backbone.widths: found {list(widths)}, expected multiples of {GROUP}, the channels that are "
+            "normalised together; correct them."
+        )
+
+
+def _open_tokenizer(name: str) -> Any:
+    """A hub id or folder; relative folders are looked up in the repository too, as checkpoints are."""
+    from transformers import AutoTokenizer
+
+    shipped = REPOSITORY / name
+    folder = shipped if shipped.is_dir() else Path(name).expanduser()
+    try:
+        return AutoTokenizer.from_pretrained(str(folder) if folder.is_dir() else name)
+    except (OSError, ValueError, KeyError) as error:
+        raise ProjectError(
+            f"model.backbone.tokenizer: {name} is neither a local folder with a tokenizer nor reachable on the hub "
+            f"({first_line(error)}); download one, or use assets/kosmos2_tiny."
+        ) from error

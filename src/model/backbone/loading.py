@@ -1,0 +1,144 @@
+"""Owns the way from `model.backbone.checkpoint` to a loaded model: hub id or folder, dtype, quantisation, errors.
+
+In: what the config says. Out: transformers' own objects, loaded by the ordinary `from_pretrained`; a checkpoint that
+is missing, incomplete or of another family is one sentence.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from src.core.errors import ProjectError
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+DTYPES = ("float32", "bfloat16")
+QUANTIZATIONS = ("nf4", "int8")
+
+
+def open_checkpoint(checkpoint: str, model_types: Collection[str], family: str) -> tuple[str, Any]:
+    """The place to load from (hub id or absolute folder) and the checkpoint's config.
+
+    Args:
+        checkpoint: hub id, or local folder as written by `save_pretrained`; relative folders are looked up in the
+            repository too, so that a run's config loads from any working directory.
+        model_types: accepted `model_type`s of the config.
+        family: name of the family for the error message.
+
+    Raises:
+        ProjectError: no such folder, not reachable, or another kind of model.
+    """
+    from transformers import AutoConfig
+
+    shipped = REPOSITORY / checkpoint
+    folder = shipped if shipped.is_dir() else Path(checkpoint).expanduser()
+    written_as_path = checkpoint.startswith((".", "/", "~", "assets/")) or checkpoint.count("/") > 1
+    looks_local = folder.exists() or written_as_path
+    place = str(folder) if looks_local else checkpoint
+    if looks_local and not (folder / "config.json").is_file():
+        raise ProjectError(
+            f"model.backbone.checkpoint: {place} holds no config.json, expected a {family} folder as written by "
+            "save_pretrained; point it to one, or use a hub id."
+        )
+    try:
+        config = AutoConfig.from_pretrained(place)
+    except OSError as error:
+        raise unreachable(place, error) from error
+    except (ValueError, KeyError) as error:
+        raise ProjectError(
+            f"model.backbone.checkpoint: the config.json of {place} describes no model transformers knows "
+            f"({first_line(error)}), expected a {family}; point it to another folder."
+        ) from error
+    if config.model_type not in model_types:
+        raise ProjectError(
+            f"model.backbone.checkpoint: {place} is a {config.model_type!r} model, expected "
+            f"{' or '.join(repr(name) for name in model_types)}; choose the backbone of that family instead."
+        )
+    return place, config
+
+
+def load_network(loader: Any, place: str, dtype: str, quantization: str | None) -> Any:
+    """`loader.from_pretrained(place)` with every weight present.
+
+    Args:
+        loader: a model class or auto class of transformers.
+        place: from `open_checkpoint`.
+        dtype: of the weights, one of `DTYPES`; of the arithmetic where they are quantised.
+        quantization: None, `nf4` (4 bits, QLoRA, Dettmers et al. 2023, arXiv:2305.14314) or `int8`
+            (LLM.int8(), Dettmers et al. 2022, arXiv:2208.07339).
+
+    Raises:
+        ProjectError: an unknown dtype, bitsandbytes missing, weights missing or unreachable.
+    """
+    if dtype not in DTYPES:
+        raise ProjectError(
+            f"model.backbone.dtype: found {dtype!r}, expected {' or '.join(DTYPES)}; choose one of them."
+        )
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "output_loading_info": True}
+    if quantization is not None:
+        options["quantization_config"] = _quantization(quantization, dtype)
+    # Its report on every key that was not there is replaced by our sentence below.
+    reports = logging.getLogger("transformers.modeling_utils")
+    level = reports.level
+    reports.setLevel(logging.ERROR)
+    try:
+        network, info = loader.from_pretrained(place, **options)
+    except OSError as error:
+        raise unreachable(place, error) from error
+    except (RuntimeError, SafetensorError) as error:
+        raise ProjectError(
+            f"model.backbone.checkpoint: the weights of {place} cannot be read ({first_line(error)}), expected those "
+            "its config.json describes, whole; download it again (git needs `git lfs pull`)."
+        ) from error
+    finally:
+        reports.setLevel(level)
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ProjectError(
+            f"model.backbone.checkpoint: {place} lacks {len(missing)} weights (first: {missing[0]}), expected a "
+            "complete model; download it again."
+        )
+    return network
+
+
+def _quantization(name: str, dtype: str) -> Any:
+    import importlib.util
+
+    if name not in QUANTIZATIONS:
+        raise ProjectError(
+            f"model.backbone.quantization: found {name!r}, expected null, {' or '.join(QUANTIZATIONS)}; correct it."
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ProjectError(
+            f"model.backbone.quantization: {name} needs the package bitsandbytes, which is not installed; run "
+            "`pip install -c constraints.txt -e '.[qlora]'`, or set model.backbone.quantization=null."
+        )
+    from transformers import BitsAndBytesConfig
+
+    if name == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+    )
+
+
+def unreachable(place: str, error: Exception) -> ProjectError:
+    """The sentence for weights that are neither here nor to be had."""
+    return ProjectError(
+        f"model.backbone.checkpoint: {place} is neither a local folder with weights nor reachable on the hub "
+        f"({first_line(error)}); run `hf download {place}` on a machine with network and set "
+        "model.backbone.checkpoint=<folder>, or use model=kosmos_tiny, which ships with the project."
+    )
+
+
+def first_line(error: Exception) -> str:
+    """What went wrong, without the library's advice behind it."""
+    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__

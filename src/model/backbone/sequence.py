@@ -1,0 +1,253 @@
+"""Owns how frames, words and action queries become one sequence of a decoder-style VLM.
+
+    prefix | open latents close | open latents close | words … | Q queries | padding
+             oldest frame         newest frame
+
+In: the prompt template of the config, a tokenizer, the number of frames. Out: a `Packed` sequence of token ids with
+places for latents and queries. Padding stands last, whatever was missing (words of a shorter instruction, frames
+before the start of an episode), so positions count real tokens only and nothing depends on batch mates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from src.core.errors import ProjectError
+from src.model.backbone.base import Backbone
+
+MIN_WORDS = 8
+"""Tokens of text window that must remain for the words, whatever the frames take."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """S sequences of T tokens.
+
+    Attributes:
+        ids: `(S, T)` int64; the placeholder's id where latents or queries go.
+        attention: `(S, T)` bool, true on real tokens; padding stands on the right.
+        is_latent: `(S, T)` bool, places of the latents: frame by frame, in order.
+        is_query: `(S, T)` bool, places of the action queries.
+        query_at: `(S, Q)` int64, the same places as indices.
+    """
+
+    ids: Tensor
+    attention: Tensor
+    is_latent: Tensor
+    is_query: Tensor
+    query_at: Tensor
+
+
+class SequenceBackbone(Backbone):
+    """A VLM that reads text and image latents in one sequence."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: Any,
+        tokenizer: Any,
+        prompt: str,
+        num_queries: int,
+        query_init: str | None,
+        frame_open: list[int],
+        frame_close: list[int],
+        image_token: int,
+        hidden_size: int,
+        latents_per_frame: int,
+        image_size: int,
+        max_tokens: int,
+        image_mean: list[float],
+        image_std: list[float],
+    ) -> None:
+        """
+        Args:
+            network: the loaded model, without its language-model head.
+            tokenizer: of the checkpoint.
+            prompt: template of the whole sequence; `{image}` once, then `{instruction}`.
+            num_queries: Q, action queries behind the words.
+            query_init: token whose embedding the queries start from; None draws them at the size of a word.
+            frame_open, frame_close: token ids around a frame's latents.
+            image_token: id that stands where latents go.
+            hidden_size: D.
+            latents_per_frame: P.
+            image_size: side of the square model input, pixels.
+            max_tokens: length of the text window, tokens.
+            image_mean, image_std: of the three colour channels, in [0, 1].
+
+        Raises:
+            ProjectError: the prompt lacks a place, there is no query, or `query_init` is no token.
+        """
+        super().__init__()
+        self.network = network
+        self.tokenizer = tokenizer
+        self.prompt, self.num_queries = prompt, num_queries
+        self.hidden_size, self.latents_per_frame = hidden_size, latents_per_frame
+        self.image_size, self.max_tokens = image_size, max_tokens
+        before, self._after = _split_prompt(prompt)
+        if num_queries < 1:
+            raise ProjectError(
+                f"model.backbone.num_queries: found {num_queries}, expected at least 1; set it to 1."
+            )
+        self.prefix: list[int] = tokenizer(before, add_special_tokens=False)["input_ids"]
+        self.frame_tokens = [*frame_open, *[image_token] * latents_per_frame, *frame_close]
+        self.image_token = image_token
+        self._latent_places = slice(len(frame_open), len(frame_open) + latents_per_frame)
+        self.pad_token: int = (
+            tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        )
+        for name, values in (("mean", image_mean), ("std", image_std)):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+        self.queries = nn.Parameter(self._initial_queries(query_init))
+        self.use_frames(1)
+
+    @property
+    def embeddings(self) -> nn.Embedding:
+        """The table of word embeddings."""
+        network: Any = self.network
+        table: nn.Embedding = network.get_input_embeddings()
+        return table
+
+    def _initial_queries(self, token: str | None) -> Tensor:
+        weight = self.embeddings.weight.detach().float()
+        # Word embeddings have this size; a model that scales them must scale queries alike.
+        queries = torch.randn(self.num_queries, self.hidden_size) * weight.std()
+        if token is None:
+            return queries
+        index = self.tokenizer.convert_tokens_to_ids(token)
+        if index is None or index == self.tokenizer.unk_token_id:
+            raise ProjectError(
+                f"model.backbone.query_init: {token!r} is no token of this checkpoint; choose one, such as <object> "
+                "for Kosmos-2, or null."
+            )
+        # Several queries must not start equal, or they would stay equal.
+        return weight[index] + (0.1 if self.num_queries > 1 else 0.0) * queries
+
+    # ---- words
+
+    def use_frames(self, frames: int) -> None:
+        self.frames = frames
+        taken = len(self.prefix) + frames * len(self.frame_tokens) + self.num_queries
+        self.max_words = self.max_tokens - taken
+        if self.max_words < MIN_WORDS:
+            raise ProjectError(
+                f"data.window: found {frames} frames in one sequence, which take {taken} tokens of a text window of "
+                f"{self.max_tokens}; use at most {self._most_frames()} frames, or model/history=per_frame."
+            )
+
+    def _most_frames(self) -> int:
+        room = self.max_tokens - len(self.prefix) - self.num_queries - MIN_WORDS
+        return max(0, room // len(self.frame_tokens))
+
+    def tokenize(self, instructions: list[str]) -> tuple[Tensor, Tensor]:
+        rows = [self._words(text) for text in instructions]
+        length = max(len(row) for row in rows)
+        ids = torch.full((len(rows), length), self.pad_token, dtype=torch.int64)
+        mask = torch.zeros(len(rows), length, dtype=torch.bool)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = torch.tensor(row)
+            mask[i, : len(row)] = True
+        return ids, mask
+
+    def _words(self, instruction: str) -> list[int]:
+        if not instruction.strip():
+            raise ProjectError(
+                "instruction: found an empty text, expected words; a policy without an instruction is a `deaf` arm "
+                "and is asked for by name, not by an empty string."
+            )
+        ids = self._tokens(self._after.replace("{instruction}", instruction.strip()))
+        if len(ids) > self.max_words:
+            raise ProjectError(
+                f"instruction {instruction[:40]!r}…: found {len(ids)} tokens with its prompt, the text window holds "
+                f"{self.max_words} beside {self.frames} frame(s) and the action queries; shorten the instruction."
+            )
+        return ids
+
+    def _tokens(self, text: str) -> list[int]:
+        """Token ids of the text behind the frames."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    # ---- frames
+
+    def normalize(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std
+
+    # ---- sequences
+
+    def pack(self, frame_mask: Tensor, ids: Tensor, mask: Tensor) -> Packed:
+        """Lays out S sequences; see the head of this file.
+
+        Args:
+            frame_mask: `(S, F)` bool, padded frames on the left.
+            ids: `(S, L)` int64.
+            mask: `(S, L)` bool.
+        """
+        samples, frames = frame_mask.shape
+        queries, block = self.num_queries, len(self.frame_tokens)
+        fixed = torch.tensor([*self.prefix, *self.frame_tokens * frames], device=ids.device)
+        places = torch.full((samples, queries), self.pad_token, device=ids.device)
+        tokens = torch.cat([fixed.expand(samples, -1), ids, places], dim=1)
+        valid = torch.cat(
+            [
+                mask.new_ones(samples, len(self.prefix)),
+                frame_mask.repeat_interleave(block, dim=1),
+                mask,
+                mask.new_ones(samples, queries),
+            ],
+            dim=1,
+        )
+        latent = torch.zeros(tokens.shape[1], dtype=torch.bool, device=ids.device)
+        latent[len(self.prefix) : len(fixed)].view(frames, block)[:, self._latent_places] = True
+        # A stable sort moves what is missing to the end and keeps the order of the rest.
+        order = torch.argsort((~valid).int(), dim=1, stable=True)
+        valid = valid.gather(1, order)
+        query_at = valid.sum(dim=1)[:, None] - queries + torch.arange(queries, device=ids.device)
+        return Packed(
+            ids=torch.where(valid, tokens.gather(1, order), self.pad_token),
+            attention=valid,
+            is_latent=latent[order] & valid,
+            is_query=torch.zeros_like(valid).scatter(1, query_at, True),
+            query_at=query_at,
+        )
+
+    def merge(self, packed: Packed, latents: Tensor, frame_mask: Tensor) -> Tensor:
+        """Embeddings `(S, T, D)` with latents `(S, F, P, D)` and queries in their places, out of place."""
+        embeds = self.embeddings(packed.ids)
+        # Which frames are missing is known on the CPU only after a wait, so it is not asked where none can be.
+        seen = latents if frame_mask.shape[1] == 1 else latents[frame_mask]
+        embeds = embeds.masked_scatter(packed.is_latent[..., None], seen.to(embeds.dtype))
+        queries = self.queries.to(embeds.dtype).expand(len(embeds), -1, -1)
+        return embeds.masked_scatter(packed.is_query[..., None], queries)
+
+    @staticmethod
+    def read(hidden: Tensor, packed: Packed) -> Tensor:
+        """The last hidden state `(S, T, D)` at the queries: `(S, Q, D)` float32."""
+        index = packed.query_at[..., None].expand(-1, -1, hidden.shape[-1])
+        return hidden.gather(1, index).float()
+
+    def sequence_length(self, tokens: int, frames: int) -> int:
+        """T of a sequence with `tokens` words and `frames` frames."""
+        return len(self.prefix) + frames * len(self.frame_tokens) + tokens + self.num_queries
+
+
+def _split_prompt(prompt: str) -> tuple[str, str]:
+    """What stands before and behind the frames."""
+    for place in ("{image}", "{instruction}"):
+        if prompt.count(place) != 1:
+            raise ProjectError(
+                f"model.backbone.prompt: found {place!r} {prompt.count(place)} times in {prompt!r}, expected it once, "
+                "or the model would not see it; write it where it belongs."
+            )
+    before, after = prompt.split("{image}")
+    if "{instruction}" not in after:
+        raise ProjectError(
+            f"model.backbone.prompt: in {prompt!r} the instruction stands before the image, expected it behind; "
+            "exchange the two."
+        )
+    return before, after
