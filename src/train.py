@@ -36,11 +36,14 @@ def train(cfg: "DictConfig") -> dict[str, float]:
         datamodule.prepare_data()
         datamodule.setup("fit")
         policy = build_policy(cfg, datamodule.action_space, datamodule.normalizer)
+        policy.fit_actions(datamodule.training_actions())
+        policy.backbone.require_image_size(datamodule.image_size)
         datamodule.bind(policy.tokenize)
         evaluation = build(cfg.evaluation)
         if evaluation is not None:
             evaluation.check(policy.horizon, datamodule)  # before the training, not after it
         stages.announce(record, datamodule, policy)
+        stages.start_weights(record, policy, start)
 
         trainer = stages.build_trainer(cfg, record, stop)
         with stop.deferred():

@@ -15,6 +15,7 @@ from src.data.actions import ActionSpace
 from src.data.datamodule import EpisodeDataModule
 from src.data.episode import EpisodeFile
 from src.evaluation.closed_loop import Suite
+from src.experiment.checkpoint import other_data
 from src.sim import SUITE_VERSION
 from src.sim.recording import ACTION_NAMES
 
@@ -93,11 +94,6 @@ def check_same_data(run: Path, trained_on: Mapping[str, Any], found: Mapping[str
 
     `trained_on`: what the checkpoint says of its data; `found`: the manifest of the data module.
     """
-    keys = ("data_hash", "split_hash")
-    was, now = ([str(facts.get(key, "unknown")) for key in keys] for facts in (trained_on, found))
-    if was != now:
-        raise ProjectError(
-            f"run {run} was trained on data {was[0][:12]} with split {was[1][:12]}, but {found.get('root')} has data "
-            f"{now[0][:12]} with split {now[1][:12]}; restore the folder and its split file "
-            f"({found.get('split_file')})."
-        )
+    difference = other_data(trained_on, found)
+    if difference is not None:
+        raise ProjectError(f"run {run} was trained {difference}.")

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from src.core.errors import ProjectError
 from src.experiment import csv_logger
 from src.experiment.checkpoint import checkpoint_path, read_checkpoint
+from src.experiment.run_record import FILE as RECORD
 from src.experiment.run_record import read_record
 
 FREE = (
@@ -51,6 +52,8 @@ def where_to_start(cfg: DictConfig, overrides: Sequence[str], in_sweep: bool) ->
 
 
 def _resume(cfg: DictConfig, folder: Path, overrides: Sequence[str]) -> Start:
+    if not (folder / RECORD).exists():
+        _remove_trace(folder)
     record = read_record(folder)
     _refuse_living(folder, record)
     if record["state"] == "finished":
@@ -76,6 +79,15 @@ def _resume(cfg: DictConfig, folder: Path, overrides: Sequence[str]) -> Start:
     saved.run_folder = str(folder)
     csv_logger.rewind(folder, int(content["global_step"]))
     return Start(saved, folder, path)
+
+
+def _remove_trace(folder: Path) -> None:
+    """Hydra makes the folder it is given, with a log file, before anybody can say that no run is there."""
+    found = list(folder.iterdir()) if folder.is_dir() else []
+    if found and all(path.suffix == ".log" and path.stat().st_size == 0 for path in found):
+        for path in found:
+            path.unlink()
+        folder.rmdir()
 
 
 def _missing_part(cfg: DictConfig, folder: Path) -> Start:

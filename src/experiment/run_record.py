@@ -121,13 +121,17 @@ class RunRecord:
 
     def about(self) -> dict[str, Any]:
         """What a checkpoint says about itself: plain values only, so that it loads without running code."""
-        code = self.fields["code"] or {}
+        code, data, model = self.fields["code"] or {}, self.fields["data"], self.fields["model"]
         about = {
             "format": 1,
             "name": self.fields["name"],
             "config": self.config,
-            "data": self.fields["data"],
-            "base": self.fields["model"].get("base"),
+            "base_model": model.get("base_model"),
+            "prompt": model.get("prompt"),
+            "data": data,
+            "data_hash": data.get("data_hash"),
+            "split_hash": data.get("split_hash"),
+            "init_from": model.get("init_from"),
             "seed": self.fields["seed"],
             "code": code.get("sha"),
             "packages": provenance.main_packages(),

@@ -1,4 +1,5 @@
-"""Owns the steps of a training run that src/train.py names: begin, announce, trainer, fit, conclude.
+"""Owns the steps of a training run that src/train.py names: begin, announce, weights to start from, trainer, fit,
+conclude.
 
 In: the composed config and the objects built from it. Out: a started run record, a configured Lightning trainer,
 a trained policy with its best weights, the figures of the report in run.json, W&B and the return value.
@@ -7,23 +8,27 @@ a trained policy with its best weights, the figures of the report in run.json, W
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import lightning.pytorch as pl
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from src.core.config import build
 from src.core.errors import ProjectError
 from src.core.memory import keep_freed_memory
 from src.experiment import quiet
+from src.experiment.adapter import export_adapter, has_adapter
 from src.experiment.callbacks import build_parts
 from src.experiment.callbacks.step_seed import StepSeed
 from src.experiment.checkpoint import (
     AtomicCheckpointIO,
+    base_model,
     checkpoint_path,
-    fingerprint,
+    other_data,
+    read_about,
     read_checkpoint,
+    refuse_other_config,
     restore,
 )
 from src.experiment.resume import Start, where_to_start
@@ -51,6 +56,9 @@ def begin(cfg: DictConfig) -> Start:
     start = where_to_start(cfg, overrides, in_sweep)
     if start.checkpoint is not None:
         print(f"Going on from {start.checkpoint}")
+    elif not start.finished and start.cfg.get("init_from") is not None:
+        path = _initial(start.cfg)
+        refuse_other_config(read_about(path), path, OmegaConf.to_container(start.cfg, resolve=True))
     pl.seed_everything(int(start.cfg.seed), workers=True, verbose=False)
     return start
 
@@ -71,29 +79,58 @@ def _check_machine(cfg: DictConfig) -> None:
         raise ProjectError(
             f"trainer.precision: found {precision!r}, but a CPU has no float16 training; use 32-true."
         )
+    if wanted not in ("auto", "gpu", "cuda"):
+        _check_accelerator(wanted)
+    epochs = cfg.trainer.get("max_epochs")
+    if epochs is not None and epochs < 1:
+        raise ProjectError(
+            f"trainer.max_epochs: found {epochs}, expected at least 1, for the schedule is laid out over them; to "
+            "measure without training use python -m src.evaluate run=<folder>."
+        )
     if not 0 <= int(cfg.seed) < 2**32:
         raise ProjectError(f"seed: found {cfg.seed}, expected 0 to {2**32 - 1}; choose another one.")
 
 
-def _same_data(record: RunRecord, manifest: dict[str, Any]) -> None:
-    """A resumed run goes on with the very episodes and split it began with."""
-    for key in ("data_hash", "split_hash"):
-        before = record.fields["data"].get(key)
-        if before is not None and before != manifest[key]:
-            raise ProjectError(
-                f"{record.folder}: began with {key} {before}, found {manifest[key]} in {manifest['root']}; restore "
-                "that folder and its split file, or start a new run."
-            )
+def _check_accelerator(wanted: str) -> None:
+    """One that Lightning knows and this machine has."""
+    from lightning.pytorch.accelerators import AcceleratorRegistry
+
+    known = ["auto", "gpu", *AcceleratorRegistry.available_accelerators()]
+    if wanted not in known:
+        raise ProjectError(
+            f"trainer.accelerator: found {wanted!r}, expected one of {', '.join(known)}; auto takes what is there."
+        )
+    if not AcceleratorRegistry[wanted]["accelerator"].is_available():
+        raise ProjectError(
+            f"trainer.accelerator: found {wanted!r}, but this computer has none (or torch lacks what it needs); use "
+            "trainer.accelerator=auto."
+        )
 
 
 def announce(record: RunRecord, datamodule: "EpisodeDataModule", policy: "Policy") -> None:
-    """Note in the record, and print, what is trained on what."""
+    """Note in the record, and print, what is trained on what.
+
+    Raises:
+        ProjectError: a resumed run found other episodes, or another split, than it began with.
+    """
     manifest = datamodule.manifest()
-    _same_data(record, manifest)
+    difference = other_data(record.fields["data"], manifest)
+    if record.fields["data"] and difference is not None:
+        raise ProjectError(f"{record.folder}: began {difference}, or start a new run.")
     trainable = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     total = sum(p.numel() for p in policy.parameters())
+    backbone = policy.backbone
+    words = int(policy.tokenize([datamodule.episodes("train")[0].instructions[0]])[1].sum())
     record.note("data", **manifest)
-    record.note("model", parameters=total, trainable=trainable, base=fingerprint(policy))
+    record.note(
+        "model",
+        parameters=total,
+        trainable=trainable,
+        base_model=base_model(policy),
+        prompt=backbone.prompt,
+        flops_per_frame=backbone.image_flops() + backbone.text_flops(words),
+        prompt_tokens=words,
+    )
     splits = manifest["splits"]
     counts = ", ".join(f"{name} {part['episodes']}" for name, part in splits.items() if part["episodes"])
     print(f"run     {record.folder}")
@@ -101,8 +138,70 @@ def announce(record: RunRecord, datamodule: "EpisodeDataModule", policy: "Policy
         f"data    {manifest['root']}: episodes {counts}; training windows {splits['train']['frames_used']:,}"
     )
     print(f"model   {total / 1e6:,.2f} M parameters, {trainable / 1e6:,.3f} M of them train")
+    print(f"        {backbone.describe(words)}")
     for row in policy.placement_report:
         print(f"          {row.site:<16} {row.modules:>4} modules {row.trainable:>12,} trainable")
+
+
+def start_weights(record: RunRecord, policy: "Policy", start: Start) -> None:
+    """Give a new run the weights it is to start from (`init_from`); a resumed run has its own.
+
+    The action normaliser and the head's own statistics come along: the head answers in the units it was trained in,
+    so statistics fitted anew would change what its weights mean. What was fitted to the data at hand is replaced, in
+    the policy and in the data module alike.
+
+    Raises:
+        ProjectError: the checkpoint is of another configuration or base model.
+    """
+    if start.checkpoint is not None or start.cfg.get("init_from") is None:
+        return
+    path = _initial(start.cfg)
+    content = read_checkpoint(path)
+    fitted = _statistics(policy)
+    restore(policy, content, path, start.cfg)
+    about, kept = content["about"], _statistics(policy)
+    record.note(
+        "model",
+        init_from={
+            "checkpoint": str(path),
+            "name": about["name"],
+            "global_step": content["global_step"],
+            "data_hash": about["data_hash"],
+            "split_hash": about["split_hash"],
+        },
+    )
+    print(f"start   {path}, step {content['global_step']}, of the run {about['name']!r}")
+    print(
+        "        its action normaliser comes along, for the head answers in its units"
+        + _changed(fitted, kept)
+    )
+
+
+def _initial(cfg: DictConfig) -> Path:
+    """The checkpoint that `init_from` names."""
+    folder = Path(cfg.init_from)
+    path = checkpoint_path(folder, "best")
+    if not folder.is_dir():
+        raise ProjectError(
+            f"init_from: found {cfg.init_from}, expected the folder of a run whose weights to start from; correct it."
+        )
+    return path
+
+
+def _statistics(policy: "Policy") -> dict[str, tuple[float, float]]:
+    """Axis -> offset and scale of the normaliser, SI units."""
+    offset, scale = policy.normalizer.offset.tolist(), policy.normalizer.scale.tolist()
+    return dict(zip(policy.action_space.names, zip(offset, scale, strict=True), strict=True))
+
+
+def _changed(fitted: dict[str, tuple[float, float]], kept: dict[str, tuple[float, float]]) -> str:
+    if fitted == kept:
+        return "; the data at hand have the same statistics."
+    axes = [
+        f"{axis} {kept[axis][0]:+.3f} ± {kept[axis][1]:.3f} ({value[0]:+.3f} ± {value[1]:.3f})"
+        for axis, value in fitted.items()
+    ]
+    return f" (in brackets what these data would give): {', '.join(axes)}."
 
 
 def build_trainer(cfg: DictConfig, record: RunRecord, stop: StopRequest) -> pl.Trainer:
@@ -143,15 +242,20 @@ def fit(
 
 
 def restore_best(policy: "Policy", record: RunRecord, device: torch.device) -> None:
-    """Give `policy` the weights of the best checkpoint, in eval mode on `device`."""
+    """Give `policy` the weights of the best checkpoint, in eval mode on `device`; export its adapter if it has one."""
     path = checkpoint_path(record.folder, "best")
     restore(policy, read_checkpoint(path), path)
     policy.to(device).eval()
-    kept = {which: figures for which, figures in record.fields["checkpoints"].items() if figures}
-    print(
-        "kept    "
-        + ", ".join(f"{which}.ckpt {figures['bytes'] / 1e6:.2f} MB" for which, figures in kept.items())
-    )
+    figures = {
+        checkpoint_path(record.folder, which).name: facts["bytes"]
+        for which, facts in record.fields["checkpoints"].items()
+        if which in ("best", "last")
+    }
+    if has_adapter(policy):
+        size = export_adapter(policy, record.folder / "adapter")
+        record.note("checkpoints", adapter={"bytes": size})
+        figures["adapter/"] = size
+    print("kept    " + ", ".join(f"{name} {size / 1e6:.2f} MB" for name, size in figures.items()))
 
 
 def conclude(record: RunRecord, figures: dict[str, float]) -> dict[str, float]:

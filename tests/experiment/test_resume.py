@@ -16,7 +16,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from src.core.errors import ProjectError
-from src.experiment.checkpoint import read_checkpoint
+from src.experiment.checkpoint import checkpoint_path, read_checkpoint
 from src.experiment.csv_logger import read_metrics
 from src.experiment.resume import where_to_start
 from src.experiment.run_record import read_record
@@ -249,8 +249,8 @@ def _go_on_and_compare(small_cfg: Config, folder: Path, whole: Path, switches: l
 def _assert_same(folder: Path, whole: Path) -> None:
     """Weights, optimizer state and best checkpoint equal to the bit; the same validations in metrics.csv."""
     for which in ("best", "last"):
-        ours = read_checkpoint(folder / "checkpoints" / f"{which}.ckpt")
-        theirs = read_checkpoint(whole / "checkpoints" / f"{which}.ckpt")
+        ours = read_checkpoint(checkpoint_path(folder, which))
+        theirs = read_checkpoint(checkpoint_path(whole, which))
         assert ours["state_dict"].keys() == theirs["state_dict"].keys()
         assert all(torch.equal(ours["state_dict"][k], v) for k, v in theirs["state_dict"].items())
         assert (ours["epoch"], ours["global_step"]) == (theirs["epoch"], theirs["global_step"])

@@ -49,7 +49,10 @@ def test_a_living_run_keeps_every_byte(stopped: Path, small_cfg: Config, in_swee
 def test_other_episodes_or_another_split_are_refused(stopped: Path, small_cfg: Config, key: str) -> None:
     data = json.loads((stopped / "run.json").read_text())["data"]
     _set_record(stopped, data={**data, key: "another"})
-    with pytest.raises(ProjectError, match=f"began with {key} another"):
+    with pytest.raises(
+        ProjectError,
+        match="began on data .*another.*restore the folder and its split file.*or start a new run",
+    ):
         train(small_cfg(stopped, f"resume={stopped}"))
     _set_record(stopped, data=data, state="interrupted")
 
@@ -59,6 +62,9 @@ def test_other_episodes_or_another_split_are_refused(stopped: Path, small_cfg: C
     [
         ("trainer.accelerator=gpu", "sees no GPU"),
         ("trainer.precision=16-mixed", "float16"),
+        ("trainer.accelerator=tpu", "found 'tpu', but this computer has none"),
+        ("trainer.accelerator=abacus", "found 'abacus', expected one of auto, gpu, c"),
+        ("trainer.max_epochs=0", "trainer.max_epochs: found 0, expected at least 1"),
         ("seed=-1", "expected 0 to"),
         ("trainer.devices=2", "one device per run"),
     ],
@@ -68,3 +74,19 @@ def test_what_this_machine_or_a_run_cannot_do(
 ) -> None:
     with pytest.raises(ProjectError, match=words):
         train(small_cfg(tmp_path / "run", override))
+
+
+def test_resuming_a_folder_that_is_not_there_leaves_no_folder(small_cfg: Config, tmp_path: Path) -> None:
+    """Hydra makes the folder and a log file before the program can look; what is anybody's stays."""
+    typo = tmp_path / "typo"
+    typo.mkdir()
+    (typo / "train.log").touch()
+    with pytest.raises(ProjectError, match="run.json: not found"):
+        where_to_start(small_cfg(typo, f"resume={typo}"), [], False)
+    assert not typo.exists()
+    typo.mkdir()
+    (typo / "train.log").touch()
+    (typo / "thesis.txt").touch()
+    with pytest.raises(ProjectError, match="run.json: not found"):
+        where_to_start(small_cfg(typo, f"resume={typo}"), [], False)
+    assert len(list(typo.iterdir())) == 2

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import DictConfig
+from safetensors.torch import load_file
 
 from src.core.errors import ProjectError
-from src.experiment.checkpoint import load_policy, read_checkpoint
+from src.experiment.checkpoint import checkpoint_path, load_policy, read_checkpoint
 from src.experiment.csv_logger import read_metrics
 from src.train import train
 
@@ -37,9 +38,46 @@ def test_a_run_leaves_its_record(finished: Path) -> None:
     assert record["packages"]["torch"].startswith("2.13") and record["machine"]["host"]
     assert record["training"]["steps"] == 10 and record["training"]["first_step_s"] > 0
     for which in ("best", "last"):
-        size = (finished / "checkpoints" / f"{which}.ckpt").stat().st_size
+        size = checkpoint_path(finished, which).stat().st_size
         assert record["checkpoints"][which]["bytes"] == size
     assert record["checkpoints"]["best"]["val/loss"] == record["metrics"]["best/val/loss"]
+
+
+def test_a_run_records_what_its_model_is_and_costs(finished: Path, small_kosmos: Path) -> None:
+    model = json.loads((finished / "run.json").read_text())["model"]
+    policy, _ = load_policy(finished)
+    backbone, words = policy.backbone, model["prompt_tokens"]
+    assert words == int(policy.tokenize(["drive to the red ball on its left side"])[1].sum())
+    assert model["flops_per_frame"] == backbone.image_flops() + backbone.text_flops(words) > 0
+    assert model["base_model"]["id"] == str(small_kosmos) and model["prompt"] == backbone.prompt
+    assert model["trainable"] == sum(p.numel() for p in policy.parameters() if p.requires_grad)
+
+
+def test_a_run_leaves_its_adapter_for_peft(finished: Path) -> None:
+    saved = read_checkpoint(checkpoint_path(finished, "best"))["state_dict"]
+    adapter = load_file(finished / "adapter" / "adapter_model.safetensors")
+    trained = {name: value for name, value in saved.items() if "lora_" in name}
+    assert len(adapter) == len(trained) > 0
+    for name, value in trained.items():
+        path = name.removeprefix("backbone.network.").replace(".default.", ".")
+        assert torch.equal(adapter[f"base_model.model.{path}"], value)
+    size = sum(file.stat().st_size for file in (finished / "adapter").iterdir())
+    assert json.loads((finished / "run.json").read_text())["checkpoints"]["adapter"]["bytes"] == size
+
+
+def test_a_run_without_an_adapter_exports_none_and_says_what_it_kept(
+    run: Run, small_cfg: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path / "lora", "trainer.max_epochs=1")
+    kept = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("kept"))
+    assert all(f"{name} 0.0" in kept for name in ("best.safetensors", "last.ckpt", "adapter/"))
+    cfg = small_cfg(tmp_path / "none", "trainer.max_epochs=1")
+    cfg.model.lora = {"_target_": "src.model.lora.NonePlacement"}
+    train(cfg)
+    out = capsys.readouterr().out
+    assert "adapter/" not in out and not (tmp_path / "none" / "adapter").exists()
+    policy, _ = load_policy(tmp_path / "none")
+    assert f"        {policy.backbone.describe(9)[:40]}" in out
 
 
 def test_metrics_csv_holds_every_step_and_every_validation(finished: Path) -> None:
@@ -56,17 +94,17 @@ def test_metrics_csv_holds_every_step_and_every_validation(finished: Path) -> No
 
 def test_the_best_checkpoint_is_the_one_with_the_smallest_validation_loss(finished: Path) -> None:
     losses = {int(row["step"]) + 1: row["val/loss"] for row in read_metrics(finished) if "val/loss" in row}
-    best = read_checkpoint(finished / "checkpoints" / "best.ckpt")
+    best = read_checkpoint(checkpoint_path(finished, "best"))
     assert best["global_step"] == min(losses, key=lambda step: losses[step])
     assert best["metrics"]["val/loss"] == pytest.approx(min(losses.values()), rel=1e-6)
 
 
 def test_a_checkpoint_describes_itself_and_holds_no_frozen_weight(finished: Path) -> None:
-    best = read_checkpoint(finished / "checkpoints" / "best.ckpt")
+    best = read_checkpoint(checkpoint_path(finished, "best"))
     about = best["about"]
     assert about["config"]["data"]["window"] == 3 and about["packages"]["torch"]
     assert about["action_space"]["names"] == ["linear_x", "linear_y", "angular_z"]
-    assert about["data"]["split_hash"] and about["base"]
+    assert about["data"]["split_hash"] and about["base_model"]
     policy, _ = load_policy(finished)
     frozen = {name for name, p in policy.named_parameters() if not p.requires_grad}
     assert frozen and not frozen & best["state_dict"].keys()
@@ -202,9 +240,7 @@ def test_debug_overfit_learns_one_batch(small_cfg: Config, tmp_path: Path) -> No
 def test_without_loggers_the_record_and_the_checkpoints_remain(run: Run, tmp_path: Path) -> None:
     run(tmp_path / "run", "logger=none", "trainer.max_epochs=1")
     assert not (tmp_path / "run" / "metrics.csv").exists()
-    assert (tmp_path / "run" / "checkpoints" / "best.ckpt").exists() and (
-        tmp_path / "run" / "run.json"
-    ).exists()
+    assert checkpoint_path(tmp_path / "run", "best").exists() and (tmp_path / "run" / "run.json").exists()
 
 
 def _weights(run: Path) -> dict[str, torch.Tensor]:

@@ -1,6 +1,6 @@
 """Owns when a run writes a checkpoint and how it goes on from one.
 
-In: the training loop's events, a stop request. Out: checkpoints/best.ckpt after a validation that improved the
+In: the training loop's events, a stop request. Out: checkpoints/best.safetensors after a validation that improved the
 monitored metric; checkpoints/last.ckpt every n optimizer steps, at the end of each epoch and when asked to stop.
 
 `last` is written between two batches only: after a whole optimizer step and *before* the validation that may
@@ -136,7 +136,7 @@ class RunCheckpoint(Callback):
         self.best_score, self.best_step = score, trainer.global_step
         if not trainer.is_global_zero:
             return
-        metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        metrics = {key: _finite(float(value)) for key, value in trainer.callback_metrics.items()}
         content = {
             "state_dict": module.trained_state(),
             "about": self._about(module),
@@ -163,6 +163,11 @@ class RunCheckpoint(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_score, self.best_step = state_dict["best_score"], state_dict["best_step"]
         self._pending_epoch = state_dict["pending_epoch"]
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no NaN: an undefined figure is null."""
+    return value if math.isfinite(value) else None
 
 
 def _validation_follows(trainer: pl.Trainer) -> bool:
