@@ -21,6 +21,7 @@ FREE = {
     "checkpoint": "the base model is compared by its fingerprint, wherever it lies",
     "query_init": "only where the queries start; the checkpoint brings the trained ones",
     "dropout": "acts in training only",
+    "draws": "acts in training only",
     "huber_delta": "shapes the loss only",
     "label_smoothing": "shapes the loss only",
     "magnitude_weight": "shapes the loss only",
