@@ -46,7 +46,8 @@ def small_kosmos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         image_size=32, patch_size=16, vision_width=32, vision_layers=1, text_width=32, text_layers=1, heads=2,
         latents=4, max_tokens=96,
     )  # fmt: skip
-    build_tiny(folder, ["drive to the red ball and pass the box on its left right side"], sizes)
+    corpus = ["drive to the red ball and pass the box on its left right side", "An image of a robot"]
+    build_tiny(folder, corpus, sizes)
     return folder
 
 

@@ -40,7 +40,7 @@ class ToyBackbone(Backbone):
     def __init__(self, hidden: int = 12, queries: int = 2) -> None:
         super().__init__()
         self.hidden_size, self.num_queries, self.latents_per_frame, self.image_size = hidden, queries, 1, 16
-        self.sites, self.parts = {}, ()
+        self.sites, self.parts, self.pad_token = {}, (), 0
         self.queries = nn.Parameter(torch.zeros(queries, hidden))
         self.network = nn.ModuleDict(
             {
@@ -54,12 +54,8 @@ class ToyBackbone(Backbone):
     def use_frames(self, frames: int) -> None:
         assert frames == 1
 
-    def tokenize(self, instructions: list[str]) -> tuple[Tensor, Tensor]:
-        rows = [[sum(map(ord, word)) % 63 + 1 for word in text.split()] for text in instructions]
-        ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int64)
-        for i, row in enumerate(rows):
-            ids[i, : len(row)] = torch.tensor(row)
-        return ids, ids > 0
+    def words(self, instruction: str) -> list[int]:
+        return [sum(map(ord, word)) % 63 + 1 for word in instruction.split()]
 
     def normalize(self, images: Tensor) -> Tensor:
         return images - 0.5

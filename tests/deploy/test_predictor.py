@@ -149,7 +149,7 @@ def test_a_real_kosmos_2_gives_the_training_paths_predictions(tmp_path: Path, hi
     sizes = TinySizes(
         image_size=24, vision_width=16, vision_layers=1, text_width=16, text_layers=1, heads=2, latents=4
     )
-    build_tiny(tmp_path, TEXTS, sizes)
+    build_tiny(tmp_path, [*TEXTS, "An image of a robot"], sizes)
     toy = toy_policy(window=3)
     head = partial(LSTMHead, layers=1, hidden_size=16, mlp=(16,))
     backbone = Kosmos2Backbone(str(tmp_path))

@@ -9,6 +9,7 @@ frozen vision tower need not be computed again.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,7 @@ class Backbone(nn.Module, ABC):
         checkpoint: hub id or folder the weights came from, as written in the config; None where there is none.
         revision: commit of a hub checkpoint; None for a folder.
         prompt: template the instruction is put into; None where there is none.
+        pad_token, unknown_token: ids of the tokenizer; no unknown one where it can spell anything.
         adapter_prefix: where `network` sits inside the family's full model, e.g. `model.`; for exported adapters.
     """
 
@@ -51,27 +53,27 @@ class Backbone(nn.Module, ABC):
     checkpoint: str | None = None
     revision: str | None = None
     prompt: str | None = None
+    pad_token: int
+    unknown_token: int | None = None
     adapter_prefix: str = ""
+    mean: Tensor
+    std: Tensor
 
     @abstractmethod
     def use_frames(self, frames: int) -> None:
-        """Announces that sequences will hold up to `frames` frames; `tokenize` then keeps room for them.
+        """Announces that sequences will hold up to `frames` frames; `words` then keeps room for them.
 
         Raises:
             ProjectError: this backbone cannot read so many frames at once.
         """
 
     @abstractmethod
-    def tokenize(self, instructions: list[str]) -> tuple[Tensor, Tensor]:
-        """Prompted instructions as `ids (E, L)` int64 and `mask (E, L)` bool, right-padded.
+    def words(self, instruction: str) -> list[int]:
+        """Token ids of one instruction with its prompt; `instruction` is stripped and not empty.
 
         Raises:
-            ProjectError: an instruction is empty or does not fit the text window.
+            ProjectError: it does not fit the text window.
         """
-
-    @abstractmethod
-    def normalize(self, images: Tensor) -> Tensor:
-        """`(N, 3, S, S)` float in [0, 1] -> what the vision tower expects, same shape."""
 
     @abstractmethod
     def encode_images(self, pixels: Tensor) -> Tensor:
@@ -120,6 +122,45 @@ class Backbone(nn.Module, ABC):
                 f"data.image_size: found {image_size} px, but {type(self).__name__} takes {self.image_size} px; set "
                 f"data.image_size={self.image_size}."
             )
+
+    def tokenize(self, instructions: list[str]) -> tuple[Tensor, Tensor]:
+        """Prompted instructions as `ids (E, L)` int64 and `mask (E, L)` bool, right-padded.
+
+        Raises:
+            ProjectError: an instruction is empty, does not fit the text window, or cannot be read.
+        """
+        rows = [self._checked_words(text.strip()) for text in instructions]
+        length = max(len(row) for row in rows)
+        ids = torch.full((len(rows), length), self.pad_token, dtype=torch.int64)
+        mask = torch.zeros(len(rows), length, dtype=torch.bool)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = torch.tensor(row)
+            mask[i, : len(row)] = True
+        return ids, mask
+
+    def _checked_words(self, instruction: str) -> list[int]:
+        if not instruction:
+            raise ProjectError(
+                "instruction: found an empty text, expected words; a policy without an instruction is a `deaf` arm "
+                "and is asked for by name, not by an empty string."
+            )
+        ids = self.words(instruction)
+        if self.unknown_token is not None and self.unknown_token in ids:
+            raise ProjectError(
+                f"instruction {instruction[:40]!r}: in it or its prompt are characters that the model's tokenizer does "
+                "not know, expected known ones, because all unknown words read alike; say it in other words, or choose "
+                "a model of that language."
+            )
+        return ids
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """`(N, 3, S, S)` float in [0, 1] -> what the vision tower expects, same shape."""
+        return (images - self.mean) / self.std
+
+    def _set_colours(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Mean and deviation of the three colour channels, in [0, 1], for `normalize`."""
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
     def preprocess(self, frames: Tensor) -> Tensor:
         """`frames (N, 3, h, w)` uint8 -> pixels `(N, 3, S, S)` float, resized where needed, normalised.

@@ -32,8 +32,6 @@ class ConvNetBackbone(Backbone):
     """Residual CNN with FiLM conditioning (Perez et al. 2018, arXiv:1709.07871), read at Q learned queries."""
 
     pretrained = False
-    mean: Tensor
-    std: Tensor
 
     def __init__(
         self,
@@ -69,7 +67,8 @@ class ConvNetBackbone(Backbone):
         super().__init__()
         shrink = stem_stride * 2 ** (len(widths) - 1)
         _check_sizes(num_queries, hidden_size, heads, image_size, shrink, widths, blocks)
-        self.tokenizer, self.tokenizer_name = _open_tokenizer(tokenizer), tokenizer
+        self.tokenizer = _open_tokenizer(tokenizer)
+        self.unknown_token = self.tokenizer.unk_token_id
         self.num_queries, self.hidden_size, self.image_size = num_queries, hidden_size, image_size
         self.max_words, self.pad_token = max_words, self.tokenizer.pad_token_id or 0
         self.side = image_size // shrink
@@ -83,8 +82,7 @@ class ConvNetBackbone(Backbone):
             readout=Readout(widths[-1], hidden_size, heads, self.side),
         )
         self.queries = nn.Parameter(torch.randn(num_queries, hidden_size))
-        for name, values in (("mean", IMAGE_MEAN), ("std", IMAGE_STD)):
-            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+        self._set_colours(IMAGE_MEAN, IMAGE_STD)
 
     # ---- words
 
@@ -95,42 +93,16 @@ class ConvNetBackbone(Backbone):
                 "alone; choose model/history=per_frame, or the backbone of a VLM."
             )
 
-    def tokenize(self, instructions: list[str]) -> tuple[Tensor, Tensor]:
-        rows = [self._words(text) for text in instructions]
-        length = max(len(row) for row in rows)
-        ids = torch.full((len(rows), length), self.pad_token, dtype=torch.int64)
-        mask = torch.zeros(len(rows), length, dtype=torch.bool)
-        for i, row in enumerate(rows):
-            ids[i, : len(row)] = torch.tensor(row)
-            mask[i, : len(row)] = True
-        return ids, mask
-
-    def _words(self, instruction: str) -> list[int]:
-        text = instruction.strip()
-        if not text:
-            raise ProjectError(
-                "instruction: found an empty text, expected words; a policy without an instruction is a `deaf` arm "
-                "and is asked for by name, not by an empty string."
-            )
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        unknown = self.tokenizer.unk_token_id
-        if unknown is not None and unknown in ids:
-            raise ProjectError(
-                f"instruction {text[:40]!r}: found characters that the tokenizer {self.tokenizer_name} does not know, "
-                "expected known ones, because all unknown words read alike; say it in other words, or set "
-                "model.backbone.tokenizer to one of that language."
-            )
+    def words(self, instruction: str) -> list[int]:
+        ids: list[int] = self.tokenizer(instruction, add_special_tokens=False)["input_ids"]
         if len(ids) > self.max_words:
             raise ProjectError(
-                f"instruction {text[:40]!r}…: found {len(ids)} tokens, model.backbone.max_words allows "
+                f"instruction {instruction[:40]!r}…: found {len(ids)} tokens, model.backbone.max_words allows "
                 f"{self.max_words}; shorten the instruction, or raise max_words."
             )
         return ids
 
     # ---- states
-
-    def normalize(self, images: Tensor) -> Tensor:
-        return (images - self.mean) / self.std
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         latents: Tensor = self._part("stem")(pixels)

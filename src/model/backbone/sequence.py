@@ -45,9 +45,6 @@ class Packed:
 class SequenceBackbone(Backbone):
     """A VLM that reads text and image latents in one sequence."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(
         self,
         network: Any,
@@ -101,8 +98,8 @@ class SequenceBackbone(Backbone):
         self.pad_token: int = (
             tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         )
-        for name, values in (("mean", image_mean), ("std", image_std)):
-            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+        self.unknown_token = tokenizer.unk_token_id
+        self._set_colours(image_mean, image_std)
         self.queries = nn.Parameter(self._initial_queries(query_init))
         self.use_frames(1)
 
@@ -144,23 +141,8 @@ class SequenceBackbone(Backbone):
         room = self.max_tokens - len(self.prefix) - self.num_queries - MIN_WORDS
         return max(0, room // len(self.frame_tokens))
 
-    def tokenize(self, instructions: list[str]) -> tuple[Tensor, Tensor]:
-        rows = [self._words(text) for text in instructions]
-        length = max(len(row) for row in rows)
-        ids = torch.full((len(rows), length), self.pad_token, dtype=torch.int64)
-        mask = torch.zeros(len(rows), length, dtype=torch.bool)
-        for i, row in enumerate(rows):
-            ids[i, : len(row)] = torch.tensor(row)
-            mask[i, : len(row)] = True
-        return ids, mask
-
-    def _words(self, instruction: str) -> list[int]:
-        if not instruction.strip():
-            raise ProjectError(
-                "instruction: found an empty text, expected words; a policy without an instruction is a `deaf` arm "
-                "and is asked for by name, not by an empty string."
-            )
-        ids = self._tokens(self._after.replace("{instruction}", instruction.strip()))
+    def words(self, instruction: str) -> list[int]:
+        ids = self._tokens(self._after.replace("{instruction}", instruction))
         if len(ids) > self.max_words:
             raise ProjectError(
                 f"instruction {instruction[:40]!r}…: found {len(ids)} tokens with its prompt, the text window holds "
@@ -172,11 +154,6 @@ class SequenceBackbone(Backbone):
         """Token ids of the text behind the frames."""
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
-
-    # ---- frames
-
-    def normalize(self, images: Tensor) -> Tensor:
-        return (images - self.mean) / self.std
 
     # ---- sequences
 
