@@ -33,11 +33,12 @@ def train(cfg: "DictConfig") -> dict[str, float]:
         stages.loggers_closed(record),
     ):
         datamodule = build(cfg.data)
+        # The model first: what is wrong with it shows before minutes go into making data.
+        policy = build_policy(cfg, datamodule.action_space, datamodule.normalizer)
+        policy.backbone.require_image_size(datamodule.image_size)
         datamodule.prepare_data()
         datamodule.setup("fit")
-        policy = build_policy(cfg, datamodule.action_space, datamodule.normalizer)
         policy.fit_actions(datamodule.training_actions())
-        policy.backbone.require_image_size(datamodule.image_size)
         datamodule.bind(policy.tokenize)
         evaluation = build(cfg.evaluation)
         if evaluation is not None:

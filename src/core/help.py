@@ -31,7 +31,7 @@ def help_text(conf: Path, name: str) -> str:
 
 def group_options(conf: Path, group: str) -> list[str]:
     """The options of a group such as `model` or `model/head`: the names of its YAML files."""
-    return sorted(path.stem for path in (conf / group).glob("*.yaml"))
+    return sorted(path.stem for path in (conf / group).glob("[!_]*.yaml"))  # _…: a base of others
 
 
 def _opening_comment(source: str) -> list[str]:

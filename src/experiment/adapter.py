@@ -35,7 +35,7 @@ from transformers import {family}
 
 model = PeftModel.from_pretrained({family}.from_pretrained("{base}"{revision}), "<this folder>")
 ```
-
+{where}
 The policy's action queries, head and action normaliser are in `checkpoints/best.safetensors` of its run.
 """
 
@@ -90,13 +90,28 @@ def export_adapter(policy: "Policy", folder: Path) -> int:
 
 def _card(policy: "Policy", state: dict[str, Tensor], modules: int) -> str:
     backbone = policy.backbone
+    network: Any = backbone.network
     return _CARD.format(
         base=backbone.checkpoint,
         revision=f', revision="{backbone.revision}"' if backbone.revision else "",
         count=sum(value.numel() for value in state.values()),
         sites=modules,
-        family=full_class(backbone.network),
+        where=_where(str(backbone.checkpoint), str(network.config._name_or_path)),
+        family=full_class(network),
     )
+
+
+def _where(checkpoint: str, place: str) -> str:
+    """What a relative path is relative to; it stays as typed, for a full one would mean one computer alone.
+
+    Args:
+        checkpoint: as typed.
+        place: where transformers found it; below the repository that is the full path.
+    """
+    if Path(checkpoint).expanduser().is_absolute() or not Path(place).expanduser().is_dir():
+        return ""
+    start = "this project's repository" if Path(place).is_absolute() else "the folder the run was started in"
+    return f"\n`{checkpoint}` is a folder relative to {start}: run this from there, or write its full path.\n"
 
 
 def full_class(network: Any) -> str:

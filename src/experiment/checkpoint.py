@@ -272,6 +272,9 @@ def load_policy(run: Path, which: str = "best") -> tuple["Policy", DictConfig]:
     path = checkpoint_path(run, which)
     content = read_checkpoint(path)
     cfg = OmegaConf.create(content["about"]["config"])
+    commit = content["about"].get("base_model", {}).get("revision")
+    if commit is not None:  # the hub may have moved since
+        cfg.model.backbone.revision = commit
     action_space = ActionSpace.from_dict(content["about"]["action_space"])
     policy = build_policy(cfg, action_space, build(cfg.data.normalizer))
     restore(policy, content, path)

@@ -28,7 +28,11 @@ FREE = {
     "gradient_checkpointing": "memory for time, same values",
     "compile": "speed, same values",
 }
-"""Argument of a class below `model` -> why it does not change what trained weights mean."""
+"""Argument of a class below `model` -> why it does not change what trained weights mean.
+
+`class_weights` is not here although it shapes the loss alone: the weights are a buffer that comes along with the
+checkpoint, so the new value would be written in the config and never act.
+"""
 
 _ABSENT = "absent"
 

@@ -34,3 +34,8 @@ def silence() -> None:
     # Forked loader workers would each print advice about the tokenizers' threads.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("wandb").setLevel(logging.ERROR)
+    # transformers 5.23 lists the layers that several GPUs would not share; a run has one device, so none are shared.
+    logging.getLogger("transformers.distributed.tensor_parallel").setLevel(logging.ERROR)
+    # bitsandbytes 0.50 says at every layer of every pass that LLM.int8() casts its inputs to float16; that is int8's
+    # way, and whoever chose model.backbone.quantization=int8 chose it.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)

@@ -75,6 +75,14 @@ def _check_machine(cfg: DictConfig) -> None:
             f"trainer.accelerator: found {wanted!r}, but torch {torch.__version__} sees no GPU; "
             "use trainer.accelerator=auto, or see what is wrong with python -m src.doctor."
         )
+    if precision.endswith("-true") and precision not in ("32-true", "64-true"):
+        # Lightning would convert the policy in place: adapters, queries and head train in steps that vanish there,
+        # and the frozen weights are then others than the checkpoint's.
+        raise ProjectError(
+            f"trainer.precision: found {precision!r}, which converts every weight and with them what trains, expected "
+            "32-true, bf16-mixed or 16-mixed; use trainer.precision=bf16-mixed, and for smaller frozen weights "
+            "model.backbone.dtype=bfloat16."
+        )
     if precision.startswith("16") and (wanted == "cpu" or not has_gpu):
         raise ProjectError(
             f"trainer.precision: found {precision!r}, but a CPU has no float16 training; use 32-true."
@@ -95,7 +103,7 @@ def _check_accelerator(wanted: str) -> None:
     """One that Lightning knows and this machine has."""
     from lightning.pytorch.accelerators import AcceleratorRegistry
 
-    known = ["auto", "gpu", *AcceleratorRegistry.available_accelerators()]
+    known = ["auto", "gpu", *sorted(AcceleratorRegistry.available_accelerators())]
     if wanted not in known:
         raise ProjectError(
             f"trainer.accelerator: found {wanted!r}, expected one of {', '.join(known)}; auto takes what is there."
@@ -139,8 +147,17 @@ def announce(record: RunRecord, datamodule: "EpisodeDataModule", policy: "Policy
     )
     print(f"model   {total / 1e6:,.2f} M parameters, {trainable / 1e6:,.3f} M of them train")
     print(f"        {backbone.describe(words)}")
-    for row in policy.placement_report:
-        print(f"          {row.site:<16} {row.modules:>4} modules {row.trainable:>12,} trainable")
+    for site, modules, trains in _placement(policy):
+        print(f"          {site:<16} {modules:>4} modules {trains:>12,} trainable")
+
+
+def _placement(policy: "Policy") -> list[tuple[str, int, int]]:
+    """Site, modules with weights of their own, trainable parameters; the head last, so that the rows add up."""
+    head = policy.head
+    modules = sum(1 for module in head.modules() if any(True for _ in module.parameters(recurse=False)))
+    trains = sum(p.numel() for p in head.parameters() if p.requires_grad)
+    rows = [(row.site, row.modules, row.trainable) for row in policy.placement_report]
+    return [*rows, ("head", modules, trains)]
 
 
 def start_weights(record: RunRecord, policy: "Policy", start: Start) -> None:

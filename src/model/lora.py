@@ -6,6 +6,7 @@ one `SiteReport` per site. The action queries always train: they are new and hav
 
 from __future__ import annotations
 
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -65,6 +66,13 @@ class FullPlacement(Placement):
                 "model.lora: found full with quantised weights, which have no gradient; choose "
                 "model.backbone.quantization=null, or LoRA such as model/lora=text_all."
             )
+        narrow = {str(p.dtype)[6:] for p in backbone.network.parameters()} - {"float32"}
+        if narrow:
+            raise ProjectError(
+                f"model.lora: found full with {' and '.join(sorted(narrow))} weights, in which small steps vanish (3 % "
+                "of them moved in a test), expected float32; set model.backbone.dtype=float32, for Kosmos-2 "
+                "model=kosmos_full."
+            )
         backbone.requires_grad_(True)
         return [
             SiteReport("network", _count_modules(backbone.network), _trainable(backbone.network)),
@@ -98,7 +106,7 @@ class LoraPlacement(Placement):
             dora: weight-decomposed adapters (Liu et al. 2024, arXiv:2402.09353), about 30 % slower.
 
         Raises:
-            ProjectError: no site is named, the rank is below 1, or the dropout outside 0 to 1.
+            ProjectError: no site is named, the rank is below 1, alpha not above 0, or the dropout outside 0 to 1.
         """
         chosen = {site: layers for site, layers in sites.items() if layers is not None}
         if not chosen:
@@ -108,6 +116,11 @@ class LoraPlacement(Placement):
         if rank < 1:
             raise ProjectError(
                 f"model.lora.rank: found {rank}, expected at least 1; choose model/lora=none for no adapters."
+            )
+        if not (math.isfinite(alpha) and alpha > 0):
+            raise ProjectError(
+                f"model.lora.alpha: found {alpha}, expected a finite number above 0, for the adapter is scaled by "
+                "alpha / rank; correct it."
             )
         if not 0.0 <= dropout < 1.0:
             raise ProjectError(f"model.lora.dropout: found {dropout}, expected 0 to below 1; correct it.")
@@ -145,7 +158,8 @@ class LoraPlacement(Placement):
     def _modules(backbone: Backbone, site: str, layers: str | int) -> list[str]:
         if site not in backbone.sites:
             raise ProjectError(
-                f"model.lora.sites: found {site!r}, this backbone has {', '.join(backbone.sites)}; use one of these."
+                f"model.lora.sites: found {site!r}, this backbone has {', '.join(backbone.sites)}; use one of these, "
+                f"or set model.lora.sites.{site}=null."
             )
         pattern = re.compile(backbone.sites[site])
         matches = [
@@ -154,11 +168,14 @@ class LoraPlacement(Placement):
             if (match := pattern.fullmatch(path)) is not None
         ]
         if pattern.groups and matches:
-            depth = 1 + max(int(match.group(1)) for match in matches)
+            # Layers whose output nobody reads would get no gradient, so they are not among the last k.
+            depth = 1 + max(int(match.group(1)) for match in matches) - backbone.unread_layers.get(site, 0)
+            matches = [match for match in matches if int(match.group(1)) < depth]
             if layers != "all":
                 if not isinstance(layers, int) or not 1 <= layers <= depth:
                     raise ProjectError(
-                        f"model.lora.sites.{site}: found {layers!r}, expected `all` or 1 to {depth} last layers."
+                        f"model.lora.sites.{site}: found {layers!r}, expected `all` or 1 to {depth} last layers; "
+                        f"set model.lora.sites.{site}={depth}, or choose another model/lora."
                     )
                 matches = [match for match in matches if int(match.group(1)) >= depth - layers]
         elif layers != "all":

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
+
+from src.core.errors import ProjectError
 
 
 def adamw(
@@ -23,7 +26,17 @@ def adamw(
         head_lr: of the head; `lr` where null.
         weight_decay: on matrices; vectors (biases, norms) and action queries (embeddings) are not decayed.
         betas: decay of the running means of gradient and squared gradient.
+
+    Raises:
+        ProjectError: a rate that is not above 0, or a negative decay.
     """
+    for key, value in (("lr", lr), ("head_lr", lr if head_lr is None else head_lr)):
+        if not (math.isfinite(value) and value > 0):
+            raise ProjectError(
+                f"optimizer.{key}: found {value}, expected a finite number above 0; correct it."
+            )
+    if not (math.isfinite(weight_decay) and weight_decay >= 0):
+        raise ProjectError(f"optimizer.weight_decay: found {weight_decay}, expected 0 or more; correct it.")
     rates = {"backbone": lr, "queries": lr, "head": lr if head_lr is None else head_lr}
     parameters = []
     for group, members in groups.items():

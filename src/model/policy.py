@@ -182,6 +182,8 @@ class Policy(pl.LightningModule):
         for part in self.backbone.network.children():
             if not any(p.requires_grad for p in part.parameters()):
                 part.eval()
+                if mode:
+                    _keep_recomputing(part)
         return self
 
     # ---- what a checkpoint holds
@@ -222,3 +224,17 @@ class Policy(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.load_trained(checkpoint["state_dict"])
+
+
+def _keep_recomputing(part: nn.Module) -> None:
+    """Lets layers of a frozen part recompute their activations: gradients to queries or to a part below pass through.
+
+    The library does so in train mode only. So such a layer is put back into it alone, without its children, and its
+    own dropout rates are set to zero: a part that never learns never drops anything.
+    """
+    for layer in part.modules():
+        if getattr(layer, "gradient_checkpointing", False):
+            layer.training = True
+            for name, value in vars(layer).items():
+                if "drop" in name and isinstance(value, float):
+                    setattr(layer, name, 0.0)

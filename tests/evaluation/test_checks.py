@@ -17,7 +17,6 @@ from src.data.normalizer import MinMaxNormalizer
 from src.data.sampler import EpisodeSampler
 from src.data.split import SplitRule
 from src.evaluation import checks, repeat
-from src.evaluation.advice import ideas
 from src.evaluation.evaluator import Evaluation
 from src.experiment.checkpoint import checkpoint_path, write_checkpoint
 from src.sim.collect import collect
@@ -108,40 +107,6 @@ def test_a_run_is_only_measured_on_the_data_it_was_trained_with(
         with pytest.raises(ProjectError, match="0123456789ab.*restore the folder and its split file") as said:
             repeat.evaluate_run(str(run), "best", "cpu", None, OmegaConf.create({}), [])
         assert "\n" not in str(said.value) and not (run / "evaluations").exists()
-
-
-def advised(run: Path, typed: list[str], cfg: dict[str, Any], suites: list[dict[str, str]]) -> list[str]:
-    (run / ".hydra").mkdir(parents=True)
-    OmegaConf.save(OmegaConf.create(typed), run / ".hydra" / "overrides.yaml")
-    OmegaConf.save(OmegaConf.create(cfg), run / ".hydra" / "config.yaml")
-    verdict = {"listens": {"answer": "no"}, "not_beaten": ["clock"]}
-    report = {"verdict": verdict, "settings": {"suites": suites, "offline_split": "val"}}
-    return [command for command, _ in ideas(report, run)]
-
-
-def test_advice_keeps_the_choices_of_the_run(tmp_path: Path) -> None:
-    typed = ["data=mobile_vla", "data.root=my data", "trainer.max_epochs=7", "hydra.run.dir=x", "name=a"]
-    cfg = {"seed": 2, "trainer": {"max_epochs": 7}, "data": {"source": None}}
-    own = "python -m src.train data=mobile_vla 'data.root=my data'"
-    recorded_only = advised(tmp_path / "a", typed, cfg, [])
-    assert recorded_only == [
-        f"{own} trainer.max_epochs=7 model/lora=full",
-        f"{own} trainer.max_epochs=14",
-        f"python -m src.evaluate run={tmp_path / 'a'}",
-        f"{own} trainer.max_epochs=7 seed=3",
-    ]
-    cfg = {"seed": 0, "trainer": {"max_epochs": 20}, "data": {"source": {"episodes": 300}}}
-    driven = advised(
-        tmp_path / "b", ["model/lora=full", "data.root=d"], cfg, [{"suite": "reach", "split": "layout"}]
-    )
-    assert driven[0] == "python -m src.train model/lora=full data.root=d trainer.max_epochs=40"
-    assert "'evaluation.suites=[reach/look]'" in driven[1]
-    assert driven[2] == "python -m src.train model/lora=full data.source.episodes=600"
-    unknown = {
-        "verdict": {"listens": {"answer": "no"}, "not_beaten": ["clock"]},
-        "settings": {"suites": [], "offline_split": None},
-    }
-    assert ideas(unknown, tmp_path) == [(f"python -m src.evaluate run={tmp_path}", "measure this run")]
 
 
 def test_one_sentence_for_all_is_said_to_be_the_reason(

@@ -1,6 +1,7 @@
 """The exported adapter and the merged folder answer as the policy does, read by the libraries alone."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,8 +19,9 @@ from src.core.errors import ProjectError
 from src.data.actions import ActionSpace
 from src.data.normalizer import MinMaxNormalizer
 from src.experiment import merging
-from src.experiment.adapter import export_adapter, has_adapter
+from src.experiment.adapter import _where, export_adapter, has_adapter
 from src.experiment.checkpoint import base_model, build_policy, checkpoint_path, fingerprint, write_checkpoint
+from src.model.backbone.tiny import TinySizes, build_tiny
 from src.model.policy import Policy
 from tests.model.twins import build_twin
 
@@ -182,6 +184,28 @@ def test_only_lora_has_an_adapter(make: Make) -> None:
     assert not has_adapter(make("model/lora=full")[0]) and not has_adapter(make("model/lora=none")[0])
 
 
+def test_the_card_says_what_a_relative_folder_is_relative_to(
+    make: Make, small_kosmos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def card(checkpoint: str, *overrides: str) -> str:
+        policy, _ = make(f"model.backbone.checkpoint={checkpoint}", *overrides)
+        export_adapter(policy, tmp_path / "adapter")
+        config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+        assert config["base_model_name_or_path"] == checkpoint
+        return (tmp_path / "adapter" / "README.md").read_text()
+
+    shipped = card("assets/kosmos2_tiny")
+    assert "`assets/kosmos2_tiny` is a folder relative to this project's repository: run this from" in shipped
+    assert str(ROOT) not in shipped
+    assert "relative" not in card(str(small_kosmos))
+    monkeypatch.chdir(small_kosmos.parent)
+    assert "`./kosmos` is a folder relative to the folder the run was started in" in card("./kosmos")
+
+
+def test_a_hub_model_is_no_folder() -> None:
+    assert _where("microsoft/kosmos-2-patch14-224", "microsoft/kosmos-2-patch14-224") == ""
+
+
 # ---------------------------------------------------------------- the merged folder
 
 
@@ -248,10 +272,65 @@ def test_what_cannot_be_merged_is_a_sentence(
     (tmp_path / "full" / "thesis.txt").touch()
     with pytest.raises(ProjectError, match="to=.*full: holds something already"):
         merging.merge(str(run), str(tmp_path / "full"))
-    monkeypatch.setattr(merging, "_difference", lambda *_: 0.5)
+    monkeypatch.setattr(merging, "_difference", lambda *_: (0.5, 1.0))
     with pytest.raises(ProjectError, match="differ from the adapter's by 5.0e-01"):
         merging.merge(str(run), str(to))
     assert not to.exists() and len(list(tmp_path.iterdir())) == 2, "nothing half-made may stay"
+
+
+def test_in_bfloat16_what_training_changed_must_outlast_the_rounding(
+    make: Make, save: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, cfg = make("model.backbone.dtype=bfloat16")
+    run = save(policy, cfg)
+    merging.merge(str(run), str(tmp_path / "merged"))
+    said = re.search(
+        r"of the run by (\S+) of their size; training changed them by (\S+) ", capsys.readouterr().out
+    )
+    assert said is not None
+    difference, effect = map(float, said.groups())
+    assert 1e-3 < difference < 0.05 * effect, "measured 1.1e-2 and 1.1: rounding, and an adapter that acts"
+    with monkeypatch.context() as patch:
+        patch.setattr(merging, "_merged", lambda policy, source: _family(source))  # forgets the adapter
+        with pytest.raises(
+            ProjectError, match=r"25% of what training changed \(1.* to bfloat16 may take; nothing"
+        ):
+            merging.merge(str(run), str(tmp_path / "forgotten"))
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if "lora_" in name:
+                parameter.mul_(0.1)  # its products are 100 times smaller: half of them is lost in bfloat16
+    save(policy, cfg)
+    with pytest.raises(ProjectError, match="use the run's adapter/ with peft"):
+        merging.merge(str(run), str(tmp_path / "rounded"))
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "merged"}
+
+
+def _family(source: str) -> Any:
+    return AutoModelForImageTextToText.from_pretrained(source, dtype=torch.bfloat16)
+
+
+def test_an_adapter_of_quantised_weights_is_merged_with_a_measured_warning(
+    make: Make, save: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    sizes = TinySizes(  # bitsandbytes needs rows of 64 values
+        image_size=32, patch_size=16, vision_width=64, vision_layers=1, text_width=64, text_layers=1, heads=4,
+        latents=4, max_tokens=96,
+    )  # fmt: skip
+    place = tmp_path / "base"
+    build_tiny(place, ["drive to the red ball on its left right side", "An image of a robot"], sizes)
+    policy, cfg = make(f"model.backbone.checkpoint={place}", "model.backbone.quantization=nf4")
+    capsys.readouterr()
+    merging.merge(str(save(policy, cfg)), str(tmp_path / "merged"))
+    said = re.search(
+        r"the run by (\S+) of their size; training changed them by (\S+) \(measured\)\nWARNING the adapter was "
+        r"trained on quantised weights .* in float32: the difference is (\d+)% of what training changed",
+        capsys.readouterr().out,
+    )
+    assert said is not None
+    difference, effect, share = map(float, said.groups())
+    assert 1e-2 < difference < effect and share == pytest.approx(100 * difference / effect, abs=1.5)
 
 
 @pytest.mark.slow

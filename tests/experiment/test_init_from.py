@@ -224,6 +224,16 @@ def test_the_action_space_counts() -> None:
     ]
 
 
+def test_class_weights_count_for_the_checkpoint_brings_its_own() -> None:
+    """A run that says `balanced` would train with the weights of its source."""
+    was, now = config(), config(class_weights="balanced")
+    for cfg in (was, now):
+        cfg["model"]["head"]["_target_"] = "src.model.heads.classes.ClassesHead"
+    assert differences(was, now, SPACE, SPACE) == [
+        "model.head.class_weights: checkpoint none, this configuration balanced"
+    ]
+
+
 def test_every_option_that_is_left_out_exists() -> None:
     """A name that no class takes any more would one day free an option of another meaning."""
     taken: set[str] = set()

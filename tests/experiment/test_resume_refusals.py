@@ -10,6 +10,7 @@ import pytest
 from omegaconf import DictConfig
 
 from src.core.errors import ProjectError
+from src.experiment import stages
 from src.experiment.resume import where_to_start
 from src.train import train
 
@@ -62,6 +63,11 @@ def test_other_episodes_or_another_split_are_refused(stopped: Path, small_cfg: C
     [
         ("trainer.accelerator=gpu", "sees no GPU"),
         ("trainer.precision=16-mixed", "float16"),
+        (
+            "trainer.precision=bf16-true",
+            "found 'bf16-true', .*use trainer.precision=bf16-mixed.*dtype=bfloat16",
+        ),
+        ("trainer.precision=16-true", "found '16-true', .*use trainer.precision=bf16-mixed"),
         ("trainer.accelerator=tpu", "found 'tpu', but this computer has none"),
         ("trainer.accelerator=abacus", "found 'abacus', expected one of auto, gpu, c"),
         ("trainer.max_epochs=0", "trainer.max_epochs: found 0, expected at least 1"),
@@ -74,6 +80,13 @@ def test_what_this_machine_or_a_run_cannot_do(
 ) -> None:
     with pytest.raises(ProjectError, match=words):
         train(small_cfg(tmp_path / "run", override))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-mixed"])
+def test_a_precision_that_keeps_the_frozen_weights_is_taken(
+    small_cfg: Config, tmp_path: Path, precision: str
+) -> None:
+    stages._check_machine(small_cfg(tmp_path / "run", f"trainer.precision={precision}"))
 
 
 def test_resuming_a_folder_that_is_not_there_leaves_no_folder(small_cfg: Config, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from omegaconf import DictConfig
 from safetensors.torch import load_file
 
 from src.core.errors import ProjectError
+from src.experiment import stages
 from src.experiment.checkpoint import checkpoint_path, load_policy, read_checkpoint
 from src.experiment.csv_logger import read_metrics
 from src.train import train
@@ -78,6 +80,35 @@ def test_a_run_without_an_adapter_exports_none_and_says_what_it_kept(
     assert "adapter/" not in out and not (tmp_path / "none" / "adapter").exists()
     policy, _ = load_policy(tmp_path / "none")
     assert f"        {policy.backbone.describe(9)[:40]}" in out
+
+
+@pytest.mark.parametrize("placement", ["text_all_tiny", "head_only", "full"])
+def test_the_placement_table_adds_up(
+    compose: Any, small_overrides: list[str], tmp_path: Path, placement: str,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    fitted: list[Any] = []
+
+    def fit(_: Any, policy: Any, *__: Any) -> None:
+        fitted.append(policy)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages, "fit", fit)
+    kept = [text for text in small_overrides if not text.startswith("model.lora.")]
+    cfg = compose("train", *kept, f"model/lora={placement}", f"run_folder={tmp_path / 'run'}")
+    with pytest.raises(KeyboardInterrupt):
+        train(cfg)
+    found = re.findall(
+        r"^ {10}(.*?) +(\d+) modules +([\d,]+) trainable$", capsys.readouterr().out, re.MULTILINE
+    )
+    rows = {site: (int(modules), int(trains.replace(",", ""))) for site, modules, trains in found}
+    assert len(rows) == len(found) == {"text_all_tiny": 4, "head_only": 1, "full": 3}[placement]
+    policy = fitted[0]
+    assert sum(trains for _, trains in rows.values()) == sum(
+        p.numel() for p in policy.parameters() if p.requires_grad
+    )
+    owners = {name.rpartition(".")[0] for name, _ in policy.head.named_parameters()}
+    assert rows["head"] == (len(owners), sum(p.numel() for p in policy.head.parameters()))
 
 
 def test_metrics_csv_holds_every_step_and_every_validation(finished: Path) -> None:

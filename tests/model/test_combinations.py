@@ -93,6 +93,8 @@ def train_two_steps(make: Callable[..., Policy], head: Any) -> None:
         loss = policy.compute_loss(batch)[0]["loss"]
         assert torch.isfinite(loss)
         loss.backward()  # type: ignore[no-untyped-call]
+        deaf = [n for n, p in policy.backbone.named_parameters() if "lora_" in n and p.grad is None]
+        assert not deaf, f"{len(deaf)} listed adapters got no gradient (first: {deaf[0]})"
         optimizer.step()
     trained = dict(policy.named_parameters())
     for group, members in policy.parameter_groups().items():
@@ -221,6 +223,20 @@ def test_every_backbone_sees_listens_and_remembers(
         alone = window_batch(episode_batch(policy, (4,)), sample)
         with torch.no_grad():
             torch.testing.assert_close(policy.predict(alone)[0], before[sample], rtol=0, atol=1e-5)
+
+
+def test_the_last_layers_of_a_site_are_those_that_are_read(
+    overrides: Callable[[str], list[str]], action_space: ActionSpace, compose: Any
+) -> None:
+    """LLaVA takes its features from the last vision layer but one; an adapter behind it would stand still."""
+    cfg = compose("train", *overrides("llava"), "model/lora=vision", "model.lora.sites.vision=1")
+    normalizer = MinMaxNormalizer()
+    normalizer.fit(np.array([[-1.15] * 3, [1.15] * 3]))
+    make = partial(
+        build, cfg.model, action_space=action_space, normalizer=normalizer, window=3, horizon=2,
+        optimizer=partial(adamw, lr=1e-3),
+    )  # fmt: skip
+    train_two_steps(make, build(compose("train").model.head))
 
 
 @pytest.mark.parametrize("option", BACKBONES)

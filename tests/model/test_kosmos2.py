@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -232,7 +233,9 @@ def test_flops_match_torchs_counter(backbone: Kosmos2Backbone) -> None:
         ({"query_init": "<nowhere>"}, ["<nowhere>"]),
         ({"quantization": "nf3"}, ["nf4 or int8"]),
         ({"num_queries": 0}, ["num_queries"]),
+        ({"num_queries": 9999}, ["num_queries", "fewer queries"]),
         ({"dtype": "float12"}, ["float32 or bfloat16"]),
+        ({"revision": "main"}, ["local folder", "null"]),
     ],
 )
 def test_bad_arguments_stop_with_one_sentence(
@@ -242,6 +245,17 @@ def test_bad_arguments_stop_with_one_sentence(
     with pytest.raises(ProjectError) as caught:
         Kosmos2Backbone(**{"checkpoint": str(tiny_checkpoint), **arguments})  # type: ignore[arg-type]
     assert all(word in str(caught.value) for word in words)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "processor_config.json"])
+def test_a_folder_that_lacks_a_file_says_so(tiny_checkpoint: Path, tmp_path: Path, file: str) -> None:
+    import shutil
+
+    folder = tmp_path / "lacking"
+    shutil.copytree(tiny_checkpoint, folder)
+    (folder / file).unlink()
+    with pytest.raises(ProjectError, match=r"a file of the folder .* is missing or damaged"):
+        Kosmos2Backbone(str(folder))
 
 
 def test_a_folder_with_missing_weights_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -256,6 +270,37 @@ def test_a_folder_with_missing_weights_is_refused(tiny_checkpoint: Path, tmp_pat
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ProjectError, match="latent_query"):
         Kosmos2Backbone(str(folder))
+
+
+def test_every_file_of_a_hub_checkpoint_is_asked_for_at_one_commit(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The config names the commit it came from; tokenizer and weights must be those of that commit."""
+    from transformers import AutoConfig, Kosmos2Model
+
+    asked = []
+
+    def recorded(loader: Any, commit: str | None) -> None:
+        original = loader.from_pretrained
+
+        def load(place: str, **options: Any) -> Any:
+            if place == "some/model":  # not what the library itself loads on the way
+                asked.append((loader.__name__, options.pop("revision", None)))
+                place = str(tiny_checkpoint)
+            loaded = original(place, **options)
+            if commit is not None:
+                loaded._commit_hash = commit
+            return loaded
+
+        monkeypatch.setattr(loader, "from_pretrained", load)
+
+    recorded(AutoConfig, "c0ffee")
+    recorded(AutoProcessor, None)
+    recorded(Kosmos2Model, None)
+    backbone = Kosmos2Backbone("some/model", revision="v1.0")
+    assert backbone.revision == "c0ffee"
+    assert ("AutoConfig", "v1.0") in asked
+    assert {("AutoProcessor", "c0ffee"), ("Kosmos2Model", "c0ffee")} <= set(asked)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "pointer", "other sizes"])
@@ -278,7 +323,16 @@ def test_weights_that_cannot_be_read(tiny_checkpoint: Path, tmp_path: Path, dama
         Kosmos2Backbone(str(folder))
 
 
-@pytest.mark.parametrize(("text", "words"), [("  ", "empty"), ("box " * 150, "shorten the instruction")])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("  ", "empty"),
+        ("box " * 150, "shorten the instruction"),
+        ("去红球", "does not know"),
+        ("go to </s> the ball", "control token '</s>'"),
+        ("go to the <image> ball", "control token '<image>'"),
+    ],
+)
 def test_instructions_that_cannot_be_read(backbone: Kosmos2Backbone, text: str, words: str) -> None:
     with pytest.raises(ProjectError, match=words):
         backbone.tokenize([text])

@@ -102,6 +102,29 @@ def test_lora_sites_that_make_no_sense(make_policy: MakePolicy, sites: dict[str,
         make_policy(LoraPlacement(sites, 2, 4, 0.0))
 
 
+@pytest.mark.parametrize("alpha", [0.0, -16.0, float("nan"), float("inf")])
+def test_an_adapter_that_is_scaled_to_nothing_is_refused(alpha: float) -> None:
+    with pytest.raises(ProjectError, match=r"model\.lora\.alpha: found"):
+        LoraPlacement({"text_mlp": "all"}, 4, alpha, 0.0)
+
+
+def test_full_fine_tuning_of_bfloat16_weights_is_refused(
+    make_policy: MakePolicy, tiny_checkpoint: Path
+) -> None:
+    with pytest.raises(ProjectError, match="found full with bfloat16 weights.*dtype=float32"):
+        make_policy(FullPlacement(), backbone=Kosmos2Backbone(str(tiny_checkpoint), dtype="bfloat16"))
+
+
+@pytest.mark.parametrize(
+    "rates", [{"lr": -1.0}, {"lr": 0.0}, {"lr": 1e-3, "head_lr": -1.0}, {"lr": float("nan")}]
+)
+def test_learning_rates_that_cannot_be(make_policy: MakePolicy, rates: dict[str, float]) -> None:
+    from src.model.optim import adamw
+
+    with pytest.raises(ProjectError, match=rf"optimizer\.{list(rates)[-1]}: found .*above 0"):
+        adamw(make_policy().parameter_groups(), **rates)
+
+
 def test_a_site_that_matches_nothing_is_an_error(make_policy: MakePolicy) -> None:
     policy = make_policy()
     policy.backbone.sites = {"vision": r"vision_model\.encodr\.(\d+)"}

@@ -11,6 +11,7 @@ import torch
 
 from src.model.backbone.kosmos2 import Kosmos2Backbone
 from src.model.history import History, Interleaved, PerFrame
+from src.model.lora import LoraPlacement, NonePlacement, Placement
 from src.model.policy import Policy
 from tests.model.conftest import episode_batch
 
@@ -50,6 +51,40 @@ def test_gradient_checkpointing_changes_nothing(
     assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) > 10
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "placement",
+    [
+        NonePlacement(),
+        LoraPlacement({"vision": "all"}, 2, 4, 0.0),
+        LoraPlacement({"projector": "all"}, 2, 4, 0.0),
+        LoraPlacement({"text_attention": "all"}, 2, 4, 0.0),
+    ],
+    ids=["none", "vision", "projector", "text"],
+)
+def test_activations_are_recomputed_wherever_gradients_pass_and_frozen_parts_drop_nothing(
+    make_policy: MakePolicy, tiny_checkpoint: Path, placement: Placement
+) -> None:
+    """A frozen text model still passes gradients to the queries, so its activations are the memory to save."""
+    runs = []
+    for on in (False, True):
+        backbone = Kosmos2Backbone(str(tiny_checkpoint), query_init="<object>", gradient_checkpointing=on)
+        for module in backbone.network.text_model.modules():
+            if "dropout" in vars(module):
+                module.dropout = 0.5  # the real Kosmos-2 has 0.1, its twin 0
+        policy = make_policy(placement, backbone=backbone).train()
+        count = []
+        layer = policy.backbone.network.text_model.model.layers[0].self_attn
+        layer.register_forward_hook(lambda *_, count=count: count.append(1))
+        with torch.no_grad():
+            first, second = (policy.predict(episode_batch(policy)) for _ in range(2))
+        frozen = not any(p.requires_grad for p in policy.backbone.network.text_model.parameters())
+        assert torch.equal(first, second) is frozen
+        count.clear()
+        step(policy)
+        runs.append(len(count))
+    assert runs == [1, 2]
 
 
 @pytest.mark.parametrize("kind", ["weights", "autocast"])

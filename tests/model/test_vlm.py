@@ -211,11 +211,15 @@ def test_lora_sites_take_each_matrix_once_and_nothing_else(
     per_layer = {"qwen2_5_vl": 5, "qwen3_vl": 4}.get(name, 6)
     projector = dict(zip(NAMES, (1, 6, 2, 1, 1, 2, 0, 2), strict=True))
     depth = LAYERS + (name == "qwen3_vl")
-    expected = {"vision": per_layer * LAYERS, "text_attention": 4 * depth, "text_mlp": 3 * depth}
+    unread = int(name == "llava")  # its features come from the last vision layer but one
+    expected = {"vision": per_layer * (LAYERS - unread), "text_attention": 4 * depth, "text_mlp": 3 * depth}
     if projector[name]:  # Gemma 3 has a bare matrix there
         expected["projector"] = projector[name]
     assert len({id(backbone.network.get_submodule(part)) for part in backbone.parts}) == 1 + depth
     matrices = {path for path, module in backbone.network.named_modules() if isinstance(module, nn.Linear)}
+    matrices = {
+        path for path in matrices if not (unread and f"vision_tower.encoder.layers.{LAYERS - 1}." in path)
+    }
     assert sum(expected.values()) == len(matrices)
     placement = LoraPlacement(dict.fromkeys(expected, "all"), 2, 4.0, 0.0)
     matched = {report.site: report.modules for report in placement.apply(backbone)}
@@ -378,7 +382,7 @@ def test_bad_arguments_stop_with_one_sentence(
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("  ", "empty"), ("box " * 160, "shorten the instruction"), ("go <image>", "image token")],
+    [("  ", "empty"), ("box " * 160, "shorten the instruction"), ("go <image>", "control token")],
 )
 def test_instructions_that_cannot_be_read(text: str, words: str, load: Callable[..., VLMBackbone]) -> None:
     with pytest.raises(ProjectError, match=words):

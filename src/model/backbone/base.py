@@ -9,7 +9,8 @@ frozen vision tower need not be computed again.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ class Backbone(nn.Module, ABC):
         image_size: side of the square model input, pixels.
         sites: LoRA site name -> regular expression over full module paths below `network`; group 1, where the
             pattern has one, is the layer index ("last k layers" counts from the highest).
+        unread_layers: site -> number of its last layers whose output the model does not use.
         parts: module paths below `network` that are called as a whole; what `torch.compile` works on.
         pretrained: false where weights start at random, so that freezing them makes no sense.
         quantized: true where the weights of `network` are stored in 4 or 8 bits and cannot train themselves.
@@ -47,6 +49,7 @@ class Backbone(nn.Module, ABC):
     latents_per_frame: int
     image_size: int
     sites: dict[str, str]
+    unread_layers: Mapping[str, int] = MappingProxyType({})
     parts: tuple[str, ...]
     pretrained: bool = True
     quantized: bool = False
@@ -120,7 +123,7 @@ class Backbone(nn.Module, ABC):
         if image_size != self.image_size:
             raise ProjectError(
                 f"data.image_size: found {image_size} px, but {type(self).__name__} takes {self.image_size} px; set "
-                f"data.image_size={self.image_size}."
+                f"data.image_size={self.image_size} (or model.backbone.image_size={image_size}, if it has that key)."
             )
 
     def tokenize(self, instructions: list[str]) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,10 @@ Sizes = Literal["fixed", "up to", "any"]
 """Image sizes a vision tower accepts: one; multiples of a latent's side up to the checkpoint's; or any multiple."""
 
 
+def _none_unread(config: Any) -> int:
+    return 0
+
+
 @dataclass(frozen=True)
 class Family:
     """One kind of vision-language model, as it is built in transformers 5.23.
@@ -38,6 +42,7 @@ class Family:
         features: network, `(N, 3, S, S)` -> latents `(N, P, C)`.
         image_output: config, `(M, P, C)` -> the object `get_image_features` would have returned.
         extras: network, packed sequence, S -> the family's further arguments of `forward`.
+        unread: config -> last layers of the vision tower whose output is not used.
         attended: config, S -> sum over vision layers and windows of (tokens in the window)²; None: all see all.
     """
 
@@ -54,6 +59,7 @@ class Family:
     image_output: Callable[[Any, Tensor], Any]
     extras: Callable[[Any, Packed, int], dict[str, Any]]
     attended: Callable[[Any, int], int] | None = None
+    unread: Callable[[Any], int] = _none_unread
 
     @property
     def sites(self) -> dict[str, str]:
@@ -119,6 +125,21 @@ def _gemma3_merge(config: Any) -> int:
     vision = config.vision_config
     per_side: int = side(vision.image_size) // side(vision.patch_size)
     return per_side // int(config.mm_tokens_per_image**0.5)
+
+
+# ---- LLaVA
+
+
+def _llava_unread(config: Any) -> int:
+    layer = config.vision_feature_layer  # -2: the output of the last layer but one; a list takes several
+    highest = max(
+        value if value < 0 else value - config.vision_config.num_hidden_layers - 1 for value in _list(layer)
+    )
+    return -1 - highest
+
+
+def _list(value: Any) -> list[int]:
+    return list(value) if isinstance(value, (list, tuple)) else [int(value)]
 
 
 # ---- SmolVLM, Idefics 3
@@ -251,6 +272,7 @@ FAMILIES = {
         features=_features,
         image_output=_as_list,
         extras=_nothing,
+        unread=_llava_unread,
     ),
     "internvl": Family(
         model_types=("internvl",),

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from src.model.backbone.loading import load_network, open_checkpoint, unreachable
+from src.model.backbone.loading import at, load_network, open_checkpoint, unreachable
 from src.model.backbone.sequence import SequenceBackbone
 
 PROMPT = "<grounding> An image of a robot {instruction}"
@@ -42,6 +42,7 @@ class Kosmos2Backbone(SequenceBackbone):
         dtype: str = "float32",
         quantization: str | None = None,
         gradient_checkpointing: bool = False,
+        revision: str | None = None,
     ) -> None:
         """
         Args:
@@ -52,19 +53,20 @@ class Kosmos2Backbone(SequenceBackbone):
             dtype: of the VLM's weights, `float32` or `bfloat16`; the queries stay float32.
             quantization: null, `nf4` (4 bits, QLoRA) or `int8`; needs the extra `qlora`.
             gradient_checkpointing: recompute activations in the backward pass: less memory, ~30 % slower.
+            revision: commit, branch or tag of a hub checkpoint; null is its newest. A run loads the one it recorded.
 
         Raises:
             ProjectError: weights missing, the folder is no Kosmos-2, or the prompt lacks a place.
         """
         from transformers import AutoProcessor, Kosmos2Model
 
-        place, config = open_checkpoint(checkpoint, ["kosmos-2"], "Kosmos-2")
+        place, config, commit = open_checkpoint(checkpoint, ["kosmos-2"], "Kosmos-2", revision)
         try:
-            processor = AutoProcessor.from_pretrained(place)
-        except OSError as error:
+            processor = AutoProcessor.from_pretrained(place, **at(commit))
+        except (OSError, ValueError) as error:
             raise unreachable(place, error) from error
         # Headless: the 65k-way language-model head is not read (about 10 % of a forward pass).
-        network = load_network(Kosmos2Model, place, dtype, quantization)
+        network = load_network(Kosmos2Model, place, commit, dtype, quantization)
         text = config.text_config
         tokenizer = processor.tokenizer
         opening, closing = tokenizer.convert_tokens_to_ids(["<image>", "</image>"])
@@ -87,7 +89,7 @@ class Kosmos2Backbone(SequenceBackbone):
         self.sites = SITES
         self.parts = ("vision_model", "image_to_text_projection", "text_model.model")
         self.quantized = quantization is not None
-        self.checkpoint, self.revision = checkpoint, getattr(config, "_commit_hash", None)
+        self.checkpoint, self.revision = checkpoint, commit
         if gradient_checkpointing:
             # Its default is the non-reentrant kind; the other leaves adapters without gradient (measured).
             network.activation_checkpointing_enable()

@@ -21,14 +21,19 @@ DTYPES = ("float32", "bfloat16")
 QUANTIZATIONS = ("nf4", "int8")
 
 
-def open_checkpoint(checkpoint: str, model_types: Collection[str], family: str) -> tuple[str, Any]:
-    """The place to load from (hub id or absolute folder) and the checkpoint's config.
+def open_checkpoint(
+    checkpoint: str, model_types: Collection[str], family: str, revision: str | None
+) -> tuple[str, Any, str | None]:
+    """The place to load from (hub id or absolute folder), the checkpoint's config, and its commit.
+
+    Every other file is then asked for at that commit, so that a hub that moves meanwhile cannot mix two versions.
 
     Args:
         checkpoint: hub id, or local folder as written by `save_pretrained`; relative folders are looked up in the
             repository too, so that a run's config loads from any working directory.
         model_types: accepted `model_type`s of the config.
         family: name of the family for the error message.
+        revision: commit, branch or tag on the hub; None is its newest. A local folder has none.
 
     Raises:
         ProjectError: no such folder, not reachable, or another kind of model.
@@ -45,8 +50,13 @@ def open_checkpoint(checkpoint: str, model_types: Collection[str], family: str) 
             f"model.backbone.checkpoint: {place} holds no config.json, expected a {family} folder as written by "
             "save_pretrained; point it to one, or use a hub id."
         )
+    if looks_local and revision is not None:
+        raise ProjectError(
+            f"model.backbone.revision: found {revision!r} for the local folder {place}, which has no revisions; set it "
+            "to null."
+        )
     try:
-        config = AutoConfig.from_pretrained(place)
+        config = AutoConfig.from_pretrained(place, **at(revision))
     except OSError as error:
         raise unreachable(place, error) from error
     except (ValueError, KeyError) as error:
@@ -59,15 +69,20 @@ def open_checkpoint(checkpoint: str, model_types: Collection[str], family: str) 
             f"model.backbone.checkpoint: {place} is a {config.model_type!r} model, expected "
             f"{' or '.join(repr(name) for name in model_types)}; choose the backbone of that family instead."
         )
-    return place, config
+    return place, config, getattr(config, "_commit_hash", None)
 
 
-def load_network(loader: Any, place: str, dtype: str, quantization: str | None) -> Any:
+def at(revision: str | None) -> dict[str, str]:
+    """The argument of `from_pretrained` for a commit; nothing for a local folder."""
+    return {} if revision is None else {"revision": revision}
+
+
+def load_network(loader: Any, place: str, revision: str | None, dtype: str, quantization: str | None) -> Any:
     """`loader.from_pretrained(place)` with every weight present.
 
     Args:
         loader: a model class or auto class of transformers.
-        place: from `open_checkpoint`.
+        place, revision: from `open_checkpoint`.
         dtype: of the weights, one of `DTYPES`; of the arithmetic where they are quantised.
         quantization: None, `nf4` (4 bits, QLoRA, Dettmers et al. 2023, arXiv:2305.14314) or `int8`
             (LLM.int8(), Dettmers et al. 2022, arXiv:2208.07339).
@@ -79,7 +94,7 @@ def load_network(loader: Any, place: str, dtype: str, quantization: str | None) 
         raise ProjectError(
             f"model.backbone.dtype: found {dtype!r}, expected {' or '.join(DTYPES)}; choose one of them."
         )
-    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "output_loading_info": True}
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "output_loading_info": True, **at(revision)}
     if quantization is not None:
         options["quantization_config"] = _quantization(quantization, dtype)
     # Its report on every key that was not there is replaced by our sentence below.
@@ -131,7 +146,12 @@ def _quantization(name: str, dtype: str) -> Any:
 
 
 def unreachable(place: str, error: Exception) -> ProjectError:
-    """The sentence for weights that are neither here nor to be had."""
+    """The sentence for files of a checkpoint that are neither here nor to be had."""
+    if Path(place).is_dir():
+        return ProjectError(
+            f"model.backbone.checkpoint: a file of the folder {place} is missing or damaged ({first_line(error)}), "
+            "expected all that save_pretrained writes: config, weights, tokenizer, image processor; copy it again."
+        )
     return ProjectError(
         f"model.backbone.checkpoint: {place} is neither a local folder with weights nor reachable on the hub "
         f"({first_line(error)}); run `hf download {place}` on a machine with network and set "

@@ -99,6 +99,8 @@ class SequenceBackbone(Backbone):
             tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         )
         self.unknown_token = tokenizer.unk_token_id
+        control = {*tokenizer.all_special_ids, *frame_open, *frame_close, image_token}
+        self._reserved = control - {tokenizer.unk_token_id}
         self._set_colours(image_mean, image_std)
         self.queries = nn.Parameter(self._initial_queries(query_init))
         self.use_frames(1)
@@ -131,6 +133,12 @@ class SequenceBackbone(Backbone):
         self.frames = frames
         taken = len(self.prefix) + frames * len(self.frame_tokens) + self.num_queries
         self.max_words = self.max_tokens - taken
+        if self.max_words < MIN_WORDS and frames == 1:
+            raise ProjectError(
+                f"model.backbone.num_queries: {self.num_queries} queries, one frame and the prompt before it take "
+                f"{taken} tokens of a text window of {self.max_tokens}, expected at least {MIN_WORDS} left for words; "
+                "use fewer queries or a shorter model.backbone.prompt."
+            )
         if self.max_words < MIN_WORDS:
             raise ProjectError(
                 f"data.window: found {frames} frames in one sequence, which take {taken} tokens of a text window of "
@@ -142,11 +150,19 @@ class SequenceBackbone(Backbone):
         return max(0, room // len(self.frame_tokens))
 
     def words(self, instruction: str) -> list[int]:
+        own = self._tokens(instruction)
+        reserved = [token for token in own if token in self._reserved]
+        if reserved:
+            raise ProjectError(
+                f"instruction {instruction[:40]!r}: found the control token "
+                f"{self.tokenizer.convert_ids_to_tokens(reserved[0])!r} in it, expected words; delete it."
+            )
         ids = self._tokens(self._after.replace("{instruction}", instruction))
         if len(ids) > self.max_words:
             raise ProjectError(
                 f"instruction {instruction[:40]!r}…: found {len(ids)} tokens with its prompt, the text window holds "
-                f"{self.max_words} beside {self.frames} frame(s) and the action queries; shorten the instruction."
+                f"{self.max_words} beside {self.frames} frame(s) and the action queries; shorten the instruction or "
+                "model.backbone.prompt."
             )
         return ids
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from src.core.errors import ProjectError
 from src.model.backbone.families import FAMILIES, Family, side
-from src.model.backbone.loading import load_network, open_checkpoint, unreachable
+from src.model.backbone.loading import at, load_network, open_checkpoint, unreachable
 from src.model.backbone.sequence import Packed, SequenceBackbone
 
 
@@ -42,6 +42,7 @@ class VLMBackbone(SequenceBackbone):
         dtype: str = "float32",
         quantization: str | None = None,
         gradient_checkpointing: bool = False,
+        revision: str | None = None,
     ) -> None:
         """
         Args:
@@ -54,6 +55,7 @@ class VLMBackbone(SequenceBackbone):
             dtype: of the VLM's weights, `float32` or `bfloat16`; the queries stay float32.
             quantization: null, `nf4` (4 bits, QLoRA) or `int8`; needs the extra `qlora`.
             gradient_checkpointing: recompute activations in the backward pass: less memory, ~30 % slower.
+            revision: commit, branch or tag of a hub checkpoint; null is its newest. A run loads the one it recorded.
 
         Raises:
             ProjectError: no such family, a checkpoint of another one, weights missing, an image size it cannot
@@ -66,12 +68,12 @@ class VLMBackbone(SequenceBackbone):
                 f"model.backbone.family: found {family!r}, expected one of {', '.join(FAMILIES)}; choose one."
             )
         kind = FAMILIES[family]
-        place, config = open_checkpoint(checkpoint, kind.model_types, family)
+        place, config, commit = open_checkpoint(checkpoint, kind.model_types, family, revision)
         size = _image_size(kind, config, image_size, place)
-        tokenizer, mean, std = _load_processing(place)
+        tokenizer, mean, std = _load_processing(place, commit)
         frame_open, frame_close = _frame_tokens(kind, config, tokenizer, place)
         # Headless: the language-model head is never read, nor are logits computed.
-        network = load_network(AutoModel, place, dtype, quantization)
+        network = load_network(AutoModel, place, commit, dtype, quantization)
         text = config.get_text_config()
         per_side = size // _latent_side(kind, config)
         super().__init__(
@@ -97,10 +99,11 @@ class VLMBackbone(SequenceBackbone):
             )
         self.kind = kind
         self.sites = kind.sites
+        self.unread_layers = {"vision": kind.unread(config)}
         # Text layers one by one: equal layers are compiled once, and what Qwen3-VL does between them, never.
         self.parts = (kind.vision, *(f"{kind.text}.layers.{i}" for i in range(text.num_hidden_layers)))
         self.quantized = quantization is not None
-        self.checkpoint, self.revision = checkpoint, getattr(config, "_commit_hash", None)
+        self.checkpoint, self.revision = checkpoint, commit
         # Counted now: adapters and quantisation later change what the modules look like.
         self._weights = _count_weights(network, kind)
         if gradient_checkpointing:
@@ -108,13 +111,7 @@ class VLMBackbone(SequenceBackbone):
 
     def _tokens(self, text: str) -> list[int]:
         # A tokenizer of the Llama kind puts a space before a text; what stands behind an image begins no text.
-        token = self.tokenizer.convert_ids_to_tokens(self.image_token)
-        ids = super()._tokens(token + text)[1:]
-        if self.image_token in ids:
-            raise ProjectError(
-                f"instruction: found the image token {token} in {text[:40]!r}, expected words; delete the token."
-            )
-        return ids
+        return super()._tokens(self.tokenizer.convert_ids_to_tokens(self.image_token) + text)[1:]
 
     # ---- the two halves of the pass
 
@@ -219,7 +216,7 @@ def _image_size(family: Family, config: Any, wanted: int | None, place: str) -> 
     return size
 
 
-def _load_processing(place: str) -> tuple[Any, list[float], list[float]]:
+def _load_processing(place: str, revision: str | None) -> tuple[Any, list[float], list[float]]:
     """Tokenizer, and mean and deviation of the image channels in [0, 1].
 
     The processor classes are not used: several need torchvision, and all of them tile or resize in their own way.
@@ -228,8 +225,8 @@ def _load_processing(place: str) -> tuple[Any, list[float], list[float]]:
     from transformers.image_processing_base import ImageProcessingMixin
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place)
-        settings, _ = ImageProcessingMixin.get_image_processor_dict(place)
+        tokenizer = AutoTokenizer.from_pretrained(place, **at(revision))
+        settings, _ = ImageProcessingMixin.get_image_processor_dict(place, **at(revision))
     except (OSError, ValueError) as error:
         raise unreachable(place, error) from error
     missing = [key for key in ("image_mean", "image_std") if key not in settings]
