@@ -1,7 +1,8 @@
 """Owns turning a plan (which samples) into a packed `Batch` (which frames, once each, and where the windows point).
 
-In: plans, episode files, a frame store, a table of tokenised instructions. Out: batches. The same code serves every
-sampler, so the packing cannot differ between them.
+In: plans, episode files, a frame store, a table of tokenised instructions, and in training an augmentation. Out:
+batches. The same code serves every sampler, so the packing cannot differ between them. Wording and augmentation of an
+episode are functions of (seed, epoch, episode id), so a resumed run draws what the stopped one would have drawn.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -12,9 +13,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from src.core.errors import ProjectError
+from src.data.augment import Augmentation
 from src.data.batch import PADDING, Batch
 from src.data.episode import EpisodeFile
 from src.data.frames import FrameStore
+from src.data.mirror import mirror_text
 from src.data.sampler import Plan
 from src.data.split import shuffle_key
 from src.data.windows import future, history
@@ -68,10 +71,14 @@ class BatchAssembler(Dataset[Batch]):
     Args:
         episodes: the files; a row is an index into this list.
         frames: the frames of the same files.
-        table: their instructions, tokenised.
+        table: their phrasings, tokenised, and the mirrored ones too where episodes may be mirrored.
         window, horizon: W and H in steps.
-        paraphrase: "first" always takes the canonical instruction, "random" another one each epoch.
-        seed: of that choice.
+        paraphrase: "first" always takes the first phrasing, "random" another one each epoch.
+        seed: of that choice and of the augmentation.
+        phrasings: per episode the sentences it may have, at least one; None takes those of the files.
+        augmentation: drawn for each episode and epoch; words and actions are mirrored here, frames are left to
+            `augmented`. None leaves everything as recorded.
+        signs: (A,) -1 for the axes that change sign in a mirror, else 1; needed if episodes may be mirrored.
     """
 
     def __init__(
@@ -83,7 +90,12 @@ class BatchAssembler(Dataset[Batch]):
         horizon: int,
         paraphrase: str,
         seed: int,
+        phrasings: Sequence[tuple[str, ...]] | None = None,
+        augmentation: Augmentation | None = None,
+        signs: np.ndarray | None = None,
     ) -> None:
+        if augmentation is not None and augmentation.mirror > 0 and signs is None:
+            raise ValueError("an augmentation that mirrors needs the signs of the axes")
         self.frames = frames
         self.table = table
         self.window = window
@@ -91,7 +103,11 @@ class BatchAssembler(Dataset[Batch]):
         self.paraphrase = paraphrase
         self.seed = seed
         self.ids = [episode.id for episode in episodes]
-        self.instructions = [episode.instructions for episode in episodes]
+        self.phrasings = (
+            [episode.instructions for episode in episodes] if phrasings is None else list(phrasings)
+        )
+        self.augmentation = augmentation if augmentation is not None and augmentation.active else None
+        self.signs = signs
         self.lengths = np.array([episode.length for episode in episodes], np.int64)
         # One long tape of all episodes: a frame is `offset[row] + t`, so a whole batch is plain index arithmetic.
         self.offsets = np.cumsum(self.lengths) - self.lengths
@@ -108,8 +124,12 @@ class BatchAssembler(Dataset[Batch]):
         frame_rows = np.searchsorted(self.offsets, distinct, side="right") - 1
         batch_rows, episode = np.unique(frame_rows, return_inverse=True)
         ids, mask = self.table.rows([self.instruction(int(row), plan.epoch) for row in batch_rows])
+        mirrored, colour, view = self._draws(batch_rows, plan.epoch)
         ahead, valid = future(steps, self.lengths[rows], self.horizon)
         actions = self.actions[start + ahead]
+        if mirrored is not None and self.signs is not None:
+            flipped = mirrored.numpy()[np.searchsorted(batch_rows, rows)]
+            actions[flipped] *= self.signs
         actions[~valid] = 0.0
         return Batch(
             frames=self._frames(batch_rows, frame_rows, distinct),
@@ -120,14 +140,30 @@ class BatchAssembler(Dataset[Batch]):
             actions=torch.from_numpy(actions),
             action_mask=torch.from_numpy(valid),
             keys=[(self.ids[row], step) for row, step in zip(rows.tolist(), steps.tolist(), strict=True)],
+            mirrored=mirrored,
+            colour=colour,
+            view=view,
         )
 
     def instruction(self, row: int, epoch: int) -> str:
-        """The wording that episode `row` has in `epoch`."""
-        texts = self.instructions[row]
-        if self.paraphrase == "first":
-            return texts[0]
-        return texts[int(shuffle_key(self.seed, f"{epoch}:{self.ids[row]}")[:15], 16) % len(texts)]
+        """The wording that episode `row` has in `epoch`, mirrored if the episode is."""
+        texts = self.phrasings[row]
+        text = texts[0]
+        if self.paraphrase == "random":
+            text = texts[int(shuffle_key(self.seed, f"{epoch}:{self.ids[row]}")[:15], 16) % len(texts)]
+        augmentation = self.augmentation
+        if augmentation is not None and augmentation.mirrored(self.seed, epoch, self.ids[row]):
+            text = mirror_text(text)
+        return text
+
+    def _draws(
+        self, batch_rows: np.ndarray, epoch: int
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """`mirrored`, `colour` and `view` of the batch."""
+        if self.augmentation is None:
+            return None, None, None
+        names = [self.ids[row] for row in batch_rows.tolist()]
+        return self.augmentation.draw(self.seed, epoch, names, self.frames.image_size)
 
     def _frames(self, batch_rows: np.ndarray, frame_rows: np.ndarray, distinct: np.ndarray) -> Tensor:
         size = self.frames.image_size

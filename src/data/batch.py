@@ -30,6 +30,11 @@ class Batch:
         actions: (S, H, A) float32, raw targets in SI units, zeros where `action_mask` is false.
         action_mask: (S, H) bool, false beyond the end of the episode.
         keys: S pairs (episode id, t): where each sample comes from.
+        mirrored: (E,) bool, the episodes whose frames are still to be flipped; their words and actions are mirrored
+            already. None, like the next two, where nothing is to be done: in validation, and once it is done.
+        colour: (E, 3) float32, factors of brightness, contrast and saturation still to be applied to the frames.
+        view: (E, 3) float32, the part of the frames still to be cut out: its side as a share of the frame, and the
+            shift of its centre to the right and down in pixels.
     """
 
     frames: Tensor
@@ -40,6 +45,14 @@ class Batch:
     actions: Tensor
     action_mask: Tensor
     keys: list[tuple[str, int]]
+    mirrored: Tensor | None = None
+    colour: Tensor | None = None
+    view: Tensor | None = None
+
+    @property
+    def pending(self) -> bool:
+        """Whether the frames still wait for their augmentation (see `augmented`), so no model may see them yet."""
+        return not (self.mirrored is None and self.colour is None and self.view is None)
 
     @property
     def window_mask(self) -> Tensor:
@@ -69,6 +82,9 @@ class Batch:
             actions=function(self.actions),
             action_mask=function(self.action_mask),
             keys=self.keys,
+            mirrored=None if self.mirrored is None else function(self.mirrored),
+            colour=None if self.colour is None else function(self.colour),
+            view=None if self.view is None else function(self.view),
         )
 
     def validate(self) -> None:
@@ -81,6 +97,13 @@ class Batch:
         _expect("windows", self.windows, torch.int64, (s, None))
         _expect("actions", self.actions, torch.float32, (s, None, None))
         _expect("action_mask", self.action_mask, torch.bool, tuple(self.actions.shape[:2]))
+        for name, draws, dtype, shape in (
+            ("mirrored", self.mirrored, torch.bool, (e,)),
+            ("colour", self.colour, torch.float32, (e, 3)),
+            ("view", self.view, torch.float32, (e, 3)),
+        ):
+            if draws is not None:
+                _expect(name, draws, dtype, shape)
         _require(len(self.keys) == s, f"keys has {len(self.keys)} entries for {s} samples")
         _require(_within(self.episode, 0, e), f"episode must index the {e} rows of instruction_ids")
         _require(_within(self.windows, PADDING, n), f"windows must index the {n} frames or be -1")

@@ -4,10 +4,12 @@ In: conf/data/*.yaml and, through `bind`, the tokeniser of the backbone. Out: `B
 and resume anywhere, a fitted normaliser, and the facts about the data for the run record.
 """
 
+import copy
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import numpy as np
@@ -18,14 +20,20 @@ from src.core.errors import ProjectError
 from src.core.files import exclusive
 from src.data.actions import ActionSpace
 from src.data.assemble import BatchAssembler, InstructionTable, Tokenize
+from src.data.augment import Augmentation, augmented
+from src.data.batch import Batch
+from src.data.check.finding import refuse
+from src.data.check.quick import quick_check, usable
 from src.data.episode import EpisodeFile
 from src.data.frames import FrameStore
+from src.data.instruction import FromFile, InstructionSource, record, require_apart
 from src.data.layouts import LabOptions
 from src.data.loader import ResumableLoader
+from src.data.mirror import mirror_signs, mirror_text
 from src.data.normalizer import Normalizer
 from src.data.sampler import EpisodeSampler, PlanSampler, Sampler
 from src.data.scan import scan
-from src.data.split import SPLITS, Split, SplitRule, load_or_make_split, take_episodes
+from src.data.split import SPLITS, Split, SplitMethod, load_or_make_split, take_episodes
 
 log = logging.getLogger(__name__)
 
@@ -41,16 +49,20 @@ class EpisodeDataModule(lightning.LightningDataModule):
         action: what the axes of an action are.
         normalizer: fitted here on the training split; the policy keeps it.
         sampler: which samples form a training batch.
-        split: fractions, seed and file of the split.
+        split: who is in which part: fractions, folds or a left-out scenario.
         window: W, frames a sample sees (steps).
         horizon: H, actions a sample predicts (steps).
         image_size: side of the frames in a batch, in pixels.
         source: called with `root`: makes the data set if it is not there, and returns at once if it is;
             None expects it to be there.
         lab: how to read the lab's files; None for the project's own format.
+        instruction: where the sentences come from and which of them are held out; None takes those of the files.
         paraphrase: wording of the instruction in training: "first" or "random" (another one each epoch).
-        train_episodes: use only so many training episodes; None uses all.
+        augmentation: what is changed in training; None leaves everything as recorded.
+        train_episodes: use only so many training episodes, or (a float) such a share of them; None uses all.
         eval_episodes_per_batch: whole episodes per validation or test batch.
+        on_bad_files: "error" stops at the first file that cannot be used; "skip" leaves such files out, and the run
+            record lists them.
         allow_mixed_sizes: accept frames of different native sizes, all squeezed to `image_size`.
         cache_dir: folder for resized frames; None puts it into the data folder.
         memory_limit_gb: frames held in memory at most, over all splits and workers.
@@ -64,15 +76,18 @@ class EpisodeDataModule(lightning.LightningDataModule):
         action: ActionSpace,
         normalizer: Normalizer,
         sampler: Sampler,
-        split: SplitRule,
+        split: SplitMethod,
         window: int,
         horizon: int,
         image_size: int,
         source: Callable[[Path], Any] | None = None,
         lab: LabOptions | None = None,
+        instruction: InstructionSource | None = None,
         paraphrase: str = "first",
-        train_episodes: int | None = None,
+        augmentation: Augmentation | None = None,
+        train_episodes: int | float | None = None,
         eval_episodes_per_batch: int = 16,
+        on_bad_files: Literal["error", "skip"] = "error",
         allow_mixed_sizes: bool = False,
         cache_dir: str | None = None,
         memory_limit_gb: float = 4.0,
@@ -93,6 +108,11 @@ class EpisodeDataModule(lightning.LightningDataModule):
                 raise ProjectError(f"data.{key} is {value}; expected {least} or more.")
         if paraphrase not in ("first", "random"):
             raise ProjectError(f"data.paraphrase is {paraphrase!r}; expected 'first' or 'random'.")
+        if isinstance(train_episodes, float) and not 0 < train_episodes <= 1:
+            raise ProjectError(
+                f"data.train_episodes is {train_episodes}; expected a whole number of episodes, or a share above 0 "
+                "and up to 1.0."
+            )
         self.root = Path(root)
         self.action_space = action
         self.normalizer = normalizer
@@ -103,9 +123,16 @@ class EpisodeDataModule(lightning.LightningDataModule):
         self.image_size = image_size
         self.source = source
         self.lab = lab
+        self.instruction = instruction if instruction is not None else FromFile()
         self.paraphrase = paraphrase
+        self.augmentation = augmentation if augmentation is not None else Augmentation()
+        self.augmentation.check_size(image_size)
+        self._signs = (
+            mirror_signs(action, self.augmentation.mirror_axes) if self.augmentation.mirror > 0 else None
+        )
         self.train_episodes = train_episodes
         self.eval_episodes_per_batch = eval_episodes_per_batch
+        self.on_bad_files = on_bad_files
         self.allow_mixed_sizes = allow_mixed_sizes
         self.cache_dir = Path(cache_dir) if cache_dir is not None else self.root / ".frames"
         self.memory_limit_gb = memory_limit_gb
@@ -113,8 +140,10 @@ class EpisodeDataModule(lightning.LightningDataModule):
         self.seed = seed
         self._tokenize: Tokenize | None = None
         self._split: Split | None = None
+        self._left_out: list[str] = []
         self._episodes: dict[str, list[EpisodeFile]] = {}
         self._present: dict[str, int] = {}
+        self._phrasings: dict[str, list[tuple[str, ...]]] = {}
         self._assemblers: dict[str, BatchAssembler] = {}
 
     def bind(self, tokenize: Tokenize) -> None:
@@ -149,16 +178,19 @@ class EpisodeDataModule(lightning.LightningDataModule):
             raise ProjectError(
                 f"data.root={self.root} holds no finished data set ({FINISHED} is missing); call prepare_data first."
             )
-        found = scan(self.root, self.action_space, self.lab, self.allow_mixed_sizes)
+        found = self._open()
         split = load_or_make_split(found, self.split_rule, self.root)
+        self._judge(found, split)
         by_id = {episode.id: episode for episode in found}
         for name in SPLITS:
             members = [by_id[i] for i in split.members[name]]
             self._present[name] = sum(episode.length for episode in members)
             self._episodes[name] = members
         self._episodes["train"] = take_episodes(
-            self._episodes["train"], self.train_episodes, self.split_rule.seed
+            self._episodes["train"], self.train_episodes, self.split_rule.seed, split.groups
         )
+        self.instruction.check(found)
+        self._choose_words()
         self._split = split
         self.normalizer.fit(self.training_actions())
         for name in SPLITS:
@@ -172,21 +204,29 @@ class EpisodeDataModule(lightning.LightningDataModule):
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled by (seed, epoch); stops and resumes after any batch.
 
-        Under the trainer's `overfit_batches` always the same batches in the same words.
+        Under the trainer's `overfit_batches` always the same batches in the same words, as recorded. Otherwise the
+        frames still wait for their augmentation (`Batch.pending`), which `on_after_batch_transfer` carries out.
         """
         seed = None if self._overfits() else self.seed
         return self._loader("train", self.sampler, seed, self._progress)
 
     def val_dataloader(self) -> ResumableLoader:
-        """Whole episodes in fixed order, canonical instruction."""
+        """Whole episodes in fixed order, never augmented; the wording is always the same (data.instruction)."""
         return self._loader("val", EpisodeSampler(self.eval_episodes_per_batch), None, None)
 
     def test_dataloader(self) -> ResumableLoader:
-        """Whole episodes in fixed order, canonical instruction."""
+        """Whole episodes in fixed order, never augmented; the wording is always the same (data.instruction)."""
         return self._loader("test", EpisodeSampler(self.eval_episodes_per_batch), None, None)
 
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Carry the draws of a training batch out on its frames, on the device; Lightning calls it once per batch."""
+        return augmented(batch)
+
     def episodes(self, split: str) -> list[EpisodeFile]:
-        """The episodes of "train", "val" or "test" that this run uses."""
+        """The episodes of "train", "val" or "test" that this run uses.
+
+        Their `instructions` are the run's: first those that the split's batches show, then the other wordings.
+        """
         if self._split is None:
             raise RuntimeError("setup() has to run before the episodes are known")
         if split not in SPLITS:
@@ -194,8 +234,13 @@ class EpisodeDataModule(lightning.LightningDataModule):
         return self._episodes[split]
 
     def training_actions(self) -> np.ndarray:
-        """(n, A) float32 in SI units, every action of the training split that this run uses."""
-        return np.concatenate([episode.actions for episode in self.episodes("train")])
+        """(n, A) float32 in SI units, every action of the training split that this run uses.
+
+        With an augmentation that mirrors, the mirrored actions follow: a policy is trained on both, and limits or
+        bins fitted to one side alone could not express the other.
+        """
+        actions = np.concatenate([episode.actions for episode in self.episodes("train")])
+        return actions if self._signs is None else np.concatenate([actions, actions * self._signs])
 
     def manifest(self) -> dict[str, Any]:
         """Facts for the run record: hashes of data and split, and per split how much of it is used."""
@@ -209,14 +254,74 @@ class EpisodeDataModule(lightning.LightningDataModule):
             "splits": {
                 name: {
                     "episodes": len(self._episodes[name]),
-                    "groups": len({episode.group for episode in self._episodes[name]}),
+                    "groups": len({self._split.groups[episode.id] for episode in self._episodes[name]}),
                     "frames_used": self._used(name),
                     "frames_present": self._present[name],
                 }
                 for name in SPLITS
             },
+            "notes": list(self._split.notes),
+            "left_out": self._left_out,
+            "train_episodes": self.train_episodes,
+            "instruction": {
+                "paraphrase": self.paraphrase,
+                **self.instruction.facts(),
+                **{name: record(self._texts(name)) for name in SPLITS if self._episodes[name]},
+            },
+            "augmentation": self.augmentation.facts(),
             "from_file_name": sorted({f for e in self._episodes["train"] for f in e.meta.from_name}),
         }
+
+    def _open(self) -> list[EpisodeFile]:
+        """Every episode below the root, or every one that can be used."""
+        if self.on_bad_files == "error":
+            return scan(self.root, self.action_space, self.lab, self.allow_mixed_sizes)
+        found, findings = usable(self.root, self.action_space, self.lab, self.allow_mixed_sizes)
+        for finding in findings:
+            log.warning("left out: %s (%s)", finding.reason, finding.few_files(self.root))
+        self._left_out = sorted({str(path) for finding in findings for path in finding.files})
+        return found
+
+    def _judge(self, found: list[EpisodeFile], split: Split) -> None:
+        """The quick part of the dataset check (python -m src.check_data); an error stops here."""
+        findings = quick_check(
+            found, self.action_space, self.root, split.members, allow_mixed_sizes=self.allow_mixed_sizes
+        )
+        for finding in findings:
+            level = logging.INFO if finding.severity == "note" else logging.WARNING
+            log.log(level, "%s: %s; %s", finding.code, finding.reason, finding.advice)
+        refuse(findings, self.root)
+
+    def _choose_words(self) -> None:
+        """Let the source name the phrasings of every episode, and prove that held-out wording is not trained on."""
+        source = self.instruction
+        for name in SPLITS:
+            self._phrasings[name] = [source.phrasings(episode, name) for episode in self._episodes[name]]
+            # A replaced copy, so that whoever reads an episode's instructions reads those of the run.
+            self._episodes[name] = [
+                _worded(episode, shown, source.wordings(episode))
+                for episode, shown in zip(self._episodes[name], self._phrasings[name], strict=True)
+            ]
+        trained, shown = (
+            {
+                text: episode.id
+                for name in names
+                for episode, texts in zip(self._episodes[name], self._phrasings[name], strict=True)
+                for text in self._with_mirrored(name, texts)
+            }
+            for names in (("train",), ("val", "test"))
+        )
+        require_apart(trained, shown, source)
+
+    def _with_mirrored(self, name: str, texts: tuple[str, ...]) -> tuple[str, ...]:
+        """The sentences that batches of the split can show, for an episode with the phrasings `texts`."""
+        if name == "train" and self.augmentation.mirror > 0:
+            return (*texts, *(mirror_text(text) for text in texts))
+        return texts
+
+    def _texts(self, name: str) -> set[str]:
+        """Every sentence that batches of the split can show."""
+        return {text for texts in self._phrasings[name] for text in self._with_mirrored(name, texts)}
 
     def _used(self, name: str) -> int:
         return sum(
@@ -246,18 +351,24 @@ class EpisodeDataModule(lightning.LightningDataModule):
     def _assembler(self, name: str, episodes: list[EpisodeFile]) -> BatchAssembler:
         if self._tokenize is None:
             raise RuntimeError("bind(tokenize) has to be called before batches are asked for")
-        paraphrase = self.paraphrase if name == "train" and not self._overfits() else "first"
-        texts = [text for episode in episodes for text in episode.instructions]
+        fresh = name == "train" and not self._overfits()  # another wording and look in every epoch
+        if name == "train" and self._overfits() and self.augmentation.active:
+            log.info("data.augmentation is not used while the trainer overfits a few batches")
         total = sum(self._used(split) for split in SPLITS)
         limit = self.memory_limit_gb * self._used(name) / total / max(1, self.num_workers)
+        frames = FrameStore(episodes, self.image_size, self.cache_dir, limit)
+        frames.prepare()  # nothing to do where the frames have the size; otherwise the wait has a progress bar
         return BatchAssembler(
             episodes,
-            FrameStore(episodes, self.image_size, self.cache_dir, limit),
-            InstructionTable(self._tokenize, texts),
+            frames,
+            InstructionTable(self._tokenize, self._texts(name)),
             self.window,
             self.horizon,
-            paraphrase,
+            self.paraphrase if fresh else "first",
             self.seed,
+            self._phrasings[name],
+            self.augmentation if fresh else None,
+            self._signs,
         )
 
     def _progress(self) -> tuple[int, int] | None:
@@ -270,3 +381,10 @@ class EpisodeDataModule(lightning.LightningDataModule):
     def _overfits(self) -> bool:
         # Lightning sets this attribute in a helper, where type checkers do not see it.
         return self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
+
+
+def _worded(episode: EpisodeFile, shown: tuple[str, ...], wordings: tuple[str, ...]) -> EpisodeFile:
+    """The episode with the sentences of this run: those shown first, then the others of the same meaning."""
+    other = copy.copy(episode)
+    other.meta = replace(episode.meta, instructions=tuple(dict.fromkeys((*shown, *wordings))))
+    return other

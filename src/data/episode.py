@@ -1,19 +1,11 @@
-"""Owns the episode: its meaning in memory, the project's own file format, and opening any known layout.
+"""Owns the episode: its meaning in memory, writing it, and opening a file of any known layout.
 
-In: an `Episode` to write, or a path to open. Out: "mobile-vla/1" HDF5 files, and `EpisodeFile`, a lazy reader that
-holds the metadata and fetches frames on demand. The rest of the project never sees HDF5.
-
-Format "mobile-vla/1": datasets `frames` (T, H, W, 3) uint8 RGB, `actions` (T, A) float32, optionally `timestamps`
-(T,) and `poses` (T, 3) float64; the attributes are `format` and `header`, a JSON object with all the rest. Frames are
-stored raw, one frame per chunk: gzip and lzf are 2-4 times slower to read and save little on textured images. Each
-chunk carries a checksum, so damage is noticed.
+In: an `Episode` to write, or a path to open. Out: files of the project's own format (own_hdf5.py), and `EpisodeFile`,
+a lazy reader that holds the metadata and fetches frames on demand. The rest of the project never sees HDF5.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,11 +14,14 @@ import h5py
 import numpy as np
 
 from src.core.errors import ProjectError
-from src.core.files import atomic_path
-from src.data.lab_hdf5 import LabKeyLayout
-from src.data.layouts import Attribute, LabOptions, Layout, Metadata, checked_frames, dataset, keys_of
+from src.data.episode_checks import check_arrays, check_labels
+from src.data.jpeg import QUALITY
+from src.data.lab_hdf5 import LabClassLayout, LabKeyLayout, LabPathLayout
+from src.data.layouts import Attribute, LabOptions, Layout, Metadata, keys_of
+from src.data.own_hdf5 import FORMAT, OwnLayout, write_own
 
-FORMAT = "mobile-vla/1"
+__all__ = ["FORMAT", "SUFFIXES", "Episode", "EpisodeFile", "open_episode", "write_episode"]
+
 SUFFIXES = (".h5", ".hdf5")
 _LFS_HEAD = b"version https://git-lfs"
 
@@ -71,85 +66,50 @@ class Episode:
                 f"{where}: frames are {frames.dtype} {frames.shape}, expected uint8 (T > 0, H, W, 3)."
             )
         check_arrays(where, steps, self.actions, self.timestamps, self.poses)
-        if not len(self.action_names) == len(self.action_units) == self.actions.shape[1]:
-            raise ProjectError(
-                f"{where}: {self.actions.shape[1]} action axes, but names {list(self.action_names)} "
-                f"and units {list(self.action_units)}; give one of each per axis."
-            )
-        if not self.instructions or not all(isinstance(t, str) and t.strip() for t in self.instructions):
-            raise ProjectError(
-                f"{where}: instructions are {self.instructions!r}, expected one or more sentences."
-            )
-        for name in ("id", "scenario", "group"):
-            if not getattr(self, name):
-                raise ProjectError(f"{where}: {name} is empty; every episode needs one.")
-        if not (math.isfinite(self.control_period) and self.control_period > 0):
-            raise ProjectError(
-                f"{where}: control_period is {self.control_period}, expected seconds above zero."
-            )
+        _check_labels(where, self)
 
 
-def check_arrays(
-    where: str, steps: int, actions: np.ndarray, timestamps: np.ndarray | None, poses: np.ndarray | None
-) -> None:
-    """Raise a ProjectError unless actions (T, A), timestamps (T,) and poses (T, 3) are finite and T steps long."""
-    if actions.ndim != 2 or not actions.shape[1] or not np.issubdtype(actions.dtype, np.floating):
-        raise ProjectError(f"{where}: actions are {actions.dtype} {actions.shape}, expected float (T, A).")
-    for name, array, shape in (
-        ("actions", actions, (steps, actions.shape[1])),
-        ("timestamps", timestamps, (steps,)),
-        ("poses", poses, (steps, 3)),
-    ):
-        if array is None:
-            continue
-        if array.shape != shape:
-            raise ProjectError(
-                f"{where}: {name} have shape {array.shape}, expected {shape} for {steps} frames."
-            )
-        bad = np.argwhere(~np.isfinite(array))
-        if len(bad):
-            raise ProjectError(
-                f"{where}: {name} hold NaN or infinity, first at step {bad[0][0]}; record it again."
-            )
+def _check_labels(where: str, labels: Episode | Metadata) -> None:
+    check_labels(
+        where,
+        labels.actions.shape[1],
+        labels.action_names,
+        labels.action_units,
+        labels.instructions,
+        labels.control_period,
+        id=labels.id,
+        scenario=labels.scenario,
+        group=labels.group,
+    )
 
 
-def write_episode(path: Path, episode: Episode) -> None:
-    """Write `episode` to `path` atomically; equal episodes give equal bytes."""
+def write_episode(path: Path, episode: Episode, frames: str = "raw", quality: int = QUALITY) -> None:
+    """Write `episode` to `path` atomically; equal episodes give equal bytes.
+
+    Args:
+        path: the HDF5 file; its folder is made.
+        episode: validated first; a ProjectError says what does not fit, and nothing is written.
+        frames: "raw" keeps every bit and reads 2 to 6 times faster; "jpeg" takes a fifth (96 px) to a ninth (720p) of
+            the space and loses a little, so what is read back is what PIL decodes, not what was given.
+        quality: 1 to 100, for "jpeg" only.
+    """
     episode.validate()
-    frames = np.ascontiguousarray(episode.frames)
     arrays = {"actions": np.asarray(episode.actions, np.float32)}
     for name in ("timestamps", "poses"):
         value = getattr(episode, name)
         if value is not None:
             arrays[name] = np.asarray(value, np.float64)
-    header: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "id": episode.id,
         "instructions": list(episode.instructions),
         "action_names": list(episode.action_names),
         "action_units": list(episode.action_units),
         "control_period_s": float(episode.control_period),
-        "colour_order": "rgb",
         "scenario": episode.scenario,
         "group": episode.group,
-        "content": _fingerprint(frames, arrays["actions"]),
         "attributes": _scalars(episode),
     }
-    with atomic_path(Path(path)) as temporary, h5py.File(temporary, "w") as file:
-        file.attrs["format"] = FORMAT
-        # One JSON attribute: HDF5 takes 0.14 ms per attribute, which adds up to a second over 800 files.
-        file.attrs["header"] = json.dumps(header, sort_keys=True, ensure_ascii=False)
-        file.create_dataset(
-            "frames", data=frames, chunks=(1, *frames.shape[1:]), fletcher32=True, track_times=False
-        )
-        for name, array in arrays.items():
-            file.create_dataset(name, data=array, track_times=False)
-
-
-def _fingerprint(*arrays: np.ndarray) -> str:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
+    write_own(Path(path), episode.frames, arrays, facts, frames, quality)
 
 
 def _scalars(episode: Episode) -> dict[str, Attribute]:
@@ -163,50 +123,8 @@ def _scalars(episode: Episode) -> dict[str, Attribute]:
     return plain
 
 
-class OwnLayout(Layout):
-    """Format "mobile-vla/1". `content` is the SHA-256 of frames and actions, computed when the file was written."""
-
-    name = FORMAT
-
-    def matches(self, file: h5py.File) -> bool:
-        """By the `format` attribute; a later version of the format is another layout."""
-        return bool(file.attrs.get("format") == FORMAT)
-
-    def metadata(self, file: h5py.File, path: Path, options: LabOptions | None) -> Metadata:
-        """Attributes, actions, time stamps and poses."""
-        frames = checked_frames(file, path, "frames")
-        try:
-            header = json.loads(file.attrs["header"])
-            if header["colour_order"] != "rgb":
-                raise ValueError(f"colour_order {header['colour_order']!r}, not 'rgb'")
-            return Metadata(
-                id=str(header["id"]),
-                length=frames.shape[0],
-                frame_shape=(frames.shape[1], frames.shape[2], 3),
-                actions=dataset(file, path, "actions")[()],
-                instructions=tuple(header["instructions"]),
-                action_names=tuple(header["action_names"]),
-                action_units=tuple(header["action_units"]),
-                control_period=float(header["control_period_s"]),
-                scenario=str(header["scenario"]),
-                group=str(header["group"]),
-                content=str(header["content"]),
-                timestamps=file["timestamps"][()] if "timestamps" in file else None,
-                poses=file["poses"][()] if "poses" in file else None,
-                attributes=dict(header["attributes"]),
-            )
-        except (KeyError, ValueError, TypeError) as error:
-            raise ProjectError(
-                f"{path}: the header of format {FORMAT} is missing or broken ({error}); write the file again."
-            ) from error
-
-    def frames(self, file: h5py.File, start: int, stop: int, options: LabOptions | None) -> np.ndarray:
-        """(stop - start, H, W, 3) uint8 RGB."""
-        return file["frames"][start:stop]
-
-
-LAYOUTS: tuple[Layout, ...] = (OwnLayout(), LabKeyLayout())
-"""Every known layout; the first that matches a file's content reads it."""
+LAYOUTS: tuple[Layout, ...] = (OwnLayout(), LabKeyLayout(), LabPathLayout(), LabClassLayout())
+"""Every known layout. A file's content matches one of them at most."""
 
 
 class EpisodeFile:
@@ -238,6 +156,7 @@ class EpisodeFile:
                 raise self._damaged(error) from error
         meta = self.meta
         check_arrays(str(self.path), meta.length, meta.actions, meta.timestamps, meta.poses)
+        _check_labels(str(self.path), meta)
 
     @property
     def id(self) -> str:

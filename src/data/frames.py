@@ -1,13 +1,13 @@
 """Owns getting frames into memory at the training size, each one decoded and resized at most once.
 
 In: episode files. Out: uint8 tensors (n, 3, s, s). Frames that already have the size are read as they are. Others are
-resized on first use and kept in `cache_dir` as one memory-mapped array per episode, found again by later runs.
-What has been read stays in memory up to a limit; beyond it, frames come from the files each time.
+resized once (by `prepare` under a progress bar, or on first use) and kept in `cache_dir` as one memory-mapped array per
+episode, found again by later runs. What has been read stays in memory up to a limit; beyond it, frames come from the
+files each time. What a cache file looks like and when it is trusted belongs to frame_cache.py.
 """
 
-import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from src.core.errors import ProjectError
-from src.core.files import atomic_path
 from src.data.episode import EpisodeFile
+from src.data.frame_cache import CacheEntry, Source
+from src.data.progress import track
 
 log = logging.getLogger(__name__)
 
-_CACHE_VERSION = 1
 _FRAMES_AT_ONCE = 16
 """Frames decoded together while resizing: 44 MB of 720p, instead of a whole episode."""
 
@@ -29,7 +28,8 @@ _FRAMES_AT_ONCE = 16
 def resize_frames(frames: np.ndarray, size: int) -> Tensor:
     """(n, H, W, 3) uint8 -> (n, 3, size, size) uint8, the whole view squeezed to a square.
 
-    Antialiased bilinear on uint8: within one level of PIL's BILINEAR, six times faster.
+    Antialiased bilinear on uint8: within one level of PIL's BILINEAR on pictures (two, rarely, on pure noise), six
+    times faster.
     """
     pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
     if pixels.shape[-2:] != (size, size):
@@ -55,7 +55,27 @@ class FrameStore:
         self.cache_dir = Path(cache_dir)
         self._free_bytes = round(memory_limit_gb * 1e9)
         self._held: dict[int, Tensor] = {}
-        self._announced = False
+        self._proven: set[int] = set()
+
+    def prepare(self) -> int:
+        """Resize every episode that is not in the cache yet, under a progress bar; how many it were.
+
+        Batches would do the same one by one; this way the wait has a name, and workers find everything done. Safe
+        to be interrupted and to run in several processes: what one has finished the others take over.
+        """
+        missing = [
+            row
+            for row in range(len(self.episodes))
+            if self._resizes(row) and not self._entry(row).is_current()
+        ]
+        if missing:
+            log.info(
+                "resizing the frames of %d of %d episodes to %d px once, into %s",
+                len(missing), len(self.episodes), self.image_size, self.cache_dir,
+            )  # fmt: skip
+        for row in track(missing, f"resizing frames to {self.image_size} px"):
+            self._resized(row)
+        return len(missing)
 
     def copy_into(self, out: Tensor, row: int, steps: np.ndarray) -> None:
         """Fill `out` (n, 3, s, s) uint8 with the frames `steps` (n,) of episode `row`, in ascending order."""
@@ -91,44 +111,28 @@ class FrameStore:
         return held
 
     def _read(self, row: int, start: int, stop: int) -> Tensor:
-        episode = self.episodes[row]
-        if episode.frame_shape[:2] == (self.image_size, self.image_size):
-            return resize_frames(episode.frames(start, stop), self.image_size)
-        return torch.from_numpy(np.array(self._resized(episode)[start:stop]))
+        if not self._resizes(row):
+            return resize_frames(self.episodes[row].frames(start, stop), self.image_size)
+        return torch.from_numpy(np.array(self._resized(row)[start:stop]))
 
-    def _resized(self, episode: EpisodeFile) -> np.ndarray:
-        """The memory-mapped resized frames of an episode, made now if they are not there or not readable."""
-        path = self.cache_dir / f"{self.image_size}px" / f"{self._key(episode)}.npy"
-        shape = (episode.length, 3, self.image_size, self.image_size)
-        if path.exists():
-            try:
-                found = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError, EOFError):
-                found = None
-            if found is not None and found.shape == shape and found.dtype == np.uint8:
-                return found
-            log.warning("%s is damaged and is made again", path)
-        if not self._announced:
-            log.info("resizing frames to %d px once, into %s", self.image_size, path.parent)
-            self._announced = True
-        frames = np.empty(shape, np.uint8)
+    def _resizes(self, row: int) -> bool:
+        return self.episodes[row].frame_shape[:2] != (self.image_size, self.image_size)
+
+    def _resized(self, row: int) -> np.ndarray:
+        """The memory-mapped resized frames of an episode, made now if they are not there or not to be trusted."""
+        frames = self._entry(row).open_or_make(lambda: self._parts(self.episodes[row]), row in self._proven)
+        self._proven.add(row)
+        return frames
+
+    def _parts(self, episode: EpisodeFile) -> Iterator[np.ndarray]:
         for start in range(0, episode.length, _FRAMES_AT_ONCE):
             stop = min(start + _FRAMES_AT_ONCE, episode.length)
-            frames[start:stop] = resize_frames(episode.frames(start, stop), self.image_size).numpy()
-        try:
-            with atomic_path(path) as temporary:
-                np.save(temporary, frames, allow_pickle=False)
-        except ProjectError as error:
-            raise ProjectError(
-                f"{error} The resized frames go there; data.cache_dir chooses another folder."
-            ) from error
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+            yield resize_frames(episode.frames(start, stop), self.image_size).numpy()
 
-    def _key(self, episode: EpisodeFile) -> str:
-        stat = episode.path.stat()
+    def _entry(self, row: int) -> CacheEntry:
+        episode = self.episodes[row]
         colour = episode.options.colour_order if episode.options is not None else "rgb"
-        facts = (
-            _CACHE_VERSION, str(episode.path.resolve()), stat.st_mtime_ns, stat.st_size,
-            self.image_size, colour, episode.layout.name,
-        )  # fmt: skip
-        return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
+        shape = (episode.length, 3, self.image_size, self.image_size)
+        return CacheEntry(
+            self.cache_dir / f"{self.image_size}px", Source(episode.path, colour, episode.layout.name), shape
+        )

@@ -6,8 +6,9 @@ In: an open HDF5 file. Out: `Metadata` (read once, small) and frames (read on de
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import h5py
 import numpy as np
 
 from src.core.errors import ProjectError
+from src.data.lab_keys import AXES, KEYS
 
 Attribute = str | int | float | bool
 
@@ -24,6 +26,8 @@ Attribute = str | int | float | bool
 class LabOptions:
     """How to read what the lab's files leave open. The defaults are assumptions: check one picture and one turn.
 
+    Axis order and signs are applied in one place, src/data/lab_actions.py.
+
     Args:
         instructions: scenario -> the instruction text, or a list of phrasings (the first is canonical), for files
             that hold none.
@@ -31,6 +35,14 @@ class LabOptions:
         rotation_sign: +1 if a positive stored angular_z is counter-clockwise (left), -1 if it is clockwise.
         control_period: seconds one action drives; not stored in the files.
         group_by: "episode", "session" (same scenario on the same day) or "scenario": what the split keeps together.
+        lateral_sign: +1 if a positive stored linear_y is left, -1 if it is right.
+        axis_order: what the columns of the stored actions are, from the first on.
+        axes: the axes to use, in this order; None uses all that are stored, in the order linear_x, linear_y,
+            angular_z. An axis that is left out has to be zero in every file.
+        class_names: the names of the stored `action_classes` 0, 1, 2 …, where files hold such numbers. Each is then
+            compared with the class of its action. None leaves the stored numbers aside, and says so.
+        scenario_from: where files that do not state their scenario get it: "name" (of the file), or "none": such
+            files are all of scenario "unknown".
     """
 
     instructions: Mapping[str, Any] = field(default_factory=dict)
@@ -38,23 +50,45 @@ class LabOptions:
     rotation_sign: int = 1
     control_period: float = 0.4
     group_by: str = "episode"
+    lateral_sign: int = 1
+    axis_order: Sequence[str] = AXES
+    axes: Sequence[str] | None = None
+    class_names: Sequence[str] | None = None
+    scenario_from: str = "name"
 
     def __post_init__(self) -> None:
         for key, allowed in (
             ("colour_order", ("rgb", "bgr")),
             ("rotation_sign", (1, -1)),
+            ("lateral_sign", (1, -1)),
             ("group_by", ("episode", "session", "scenario")),
+            ("scenario_from", ("name", "none")),
         ):
             if getattr(self, key) not in allowed:
                 raise ProjectError(
                     f"data.lab.{key} is {getattr(self, key)!r}; expected one of {list(allowed)}."
                 )
-        if not self.control_period > 0:
+        if not (math.isfinite(self.control_period) and self.control_period > 0):
             raise ProjectError(
                 f"data.lab.control_period is {self.control_period}; expected seconds above zero."
             )
         texts = {str(key): _phrasings(str(key), value) for key, value in self.instructions.items()}
         object.__setattr__(self, "instructions", texts)
+        self._set_names("axis_order", self.axis_order, AXES)
+        if self.axes is None:
+            object.__setattr__(self, "axes", tuple(axis for axis in AXES if axis in self.axis_order))
+        else:
+            self._set_names("axes", self.axes, self.axis_order)
+        if self.class_names is not None:
+            self._set_names("class_names", self.class_names, KEYS.class_names)
+
+    def _set_names(self, key: str, value: Any, allowed: Sequence[str]) -> None:
+        names = () if isinstance(value, str) else tuple(value)
+        if not names or len(set(names)) != len(names) or not set(names) <= set(allowed):
+            raise ProjectError(
+                f"data.lab.{key} is {value!r}; expected a list without repeats of some of {list(allowed)}."
+            )
+        object.__setattr__(self, key, names)
 
 
 @dataclass(frozen=True)
@@ -65,6 +99,8 @@ class Metadata:
         frame_shape: (H, W, 3) of the stored frames.
         content: a fingerprint of the recording, as cheap as the layout allows (see the layout's class).
         from_name: the fields that had to be taken from the file name, for the record.
+        remarks: what a person should know and what does not forbid to use the file; the same words for every file
+            with the same remark, so that they can be counted.
     """
 
     id: str
@@ -82,6 +118,7 @@ class Metadata:
     poses: np.ndarray | None = None
     attributes: dict[str, Attribute] = field(default_factory=dict)
     from_name: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 class Layout(ABC):

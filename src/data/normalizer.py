@@ -2,6 +2,11 @@
 
 In: the valid actions of the training split. Out: an nn.Module whose statistics are buffers, so they travel in the
 checkpoint with the policy and are inverted exactly when actions are decoded.
+
+Nothing is clipped here, whatever the kind. OpenVLA clips to [-1, 1] behind its 1 % and 99 % quantiles because its
+bins end there; openpi (pi0) uses the same quantiles and does not. Clipping would change targets without a word, score
+a policy against actions that nobody drove, and have no inverse. Where a range must end, its owner ends it in the
+open: the `bins` head in its bins, the policy at the limits of the action space.
 """
 
 from abc import ABC, abstractmethod
@@ -95,6 +100,31 @@ class MinMaxNormalizer(Normalizer):
     def statistics(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Middle and half range, each (A,)."""
         low, high = actions.min(axis=0), actions.max(axis=0)
+        return (low + high) / 2, (high - low) / 2
+
+
+class QuantileNormalizer(Normalizer):
+    """Maps the `low` and the `high` quantile of each axis to -1 and 1; what is beyond stays what it is.
+
+    An axis that moves in less than the share `low` of the actions has both quantiles at rest: it counts as constant
+    and stays in SI units. The default shares are those of OpenVLA (arXiv:2406.09246) and pi0.
+
+    Args:
+        low: share of the training actions below -1, 0 or more.
+        high: share of the training actions below 1, above `low`, 1 or less. 0 and 1 give min-max.
+    """
+
+    def __init__(self, low: float = 0.01, high: float = 0.99) -> None:
+        super().__init__()
+        if not 0 <= low < high <= 1:
+            raise ProjectError(
+                f"data.normalizer has low {low} and high {high}; expected shares with 0 <= low < high <= 1."
+            )
+        self.low, self.high = low, high
+
+    def statistics(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Middle and half range of the two quantiles (linear interpolation), each (A,)."""
+        low, high = np.quantile(actions, [self.low, self.high], axis=0)
         return (low + high) / 2, (high - low) / 2
 
 

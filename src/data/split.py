@@ -1,61 +1,29 @@
 """Owns which episode is for training, validation or test: decided once, written down, and checked ever after.
 
-In: episodes with scenario and group, and a `SplitRule`. Out: a `Split`, stored as JSON beside the data. The split is
-stratified by scenario and never cuts a group. A data folder that changed since is an error, not a new split.
+In: episodes with scenario and group, and a `SplitMethod`. Out: a `Split`, whose manifest lies beside the data, and
+subsets of the training episodes that lie inside one another. The split is stratified by scenario and never cuts a
+group. A data folder that changed since is an error, not a new split.
 """
 
-import hashlib
-import json
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from src.core.errors import ProjectError
-from src.core.files import atomic_write_json
+from src.core.files import exclusive
 from src.data.episode import EpisodeFile
+from src.data.groups import group_episodes
+from src.data.manifest import read_manifest, table_hash, write_manifest
+from src.data.split_rules import SPLITS as SPLITS
+from src.data.split_rules import KFold as KFold
+from src.data.split_rules import LeaveOneScenarioOut as LeaveOneScenarioOut
+from src.data.split_rules import SplitMethod as SplitMethod
+from src.data.split_rules import SplitRule as SplitRule
+from src.data.split_rules import shuffle_key as shuffle_key
 
-FORMAT = "mobile-vla-split/1"
-SPLITS = ("train", "val", "test")
-
-
-@dataclass(frozen=True)
-class SplitRule:
-    """How a split is made.
-
-    Args:
-        train, val, test: fractions of the episodes, adding up to 1. test may be 0 where the test data live elsewhere.
-        seed: another seed gives another split.
-        path: the JSON file; None puts it into the data folder under a name made of seed and fractions.
-    """
-
-    train: float = 0.8
-    val: float = 0.1
-    test: float = 0.1
-    seed: int = 0
-    path: str | None = None
-
-    def __post_init__(self) -> None:
-        values = ", ".join(f"{name} {getattr(self, name):g}" for name in SPLITS)
-        if min(self.fractions) < 0 or abs(sum(self.fractions) - 1) > 1e-6:
-            raise ProjectError(f"data.split has {values}; expected fractions from 0 to 1 that add up to 1.")
-        if self.train <= 0:
-            raise ProjectError(f"data.split has {values}; train must be above 0.")
-
-    @property
-    def fractions(self) -> tuple[float, float, float]:
-        """(train, val, test)."""
-        return (self.train, self.val, self.test)
-
-    def file(self, root: Path) -> Path:
-        """Where the split of the data folder `root` is stored."""
-        if self.path is not None:
-            return Path(self.path)
-        shares = "-".join(f"{100 * fraction:g}" for fraction in self.fractions)
-        return root / f"split-seed{self.seed}-{shares}.json"
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,167 +33,176 @@ class Split:
     Attributes:
         members: split name -> episode ids, sorted.
         data_hash: fingerprint of the episodes; split_hash: fingerprint of who is in which split.
+        groups: episode id -> final group: that of the file, joined where near-duplicates were found.
+        notes: sentences about scenarios that are missing in a split.
     """
 
     members: dict[str, tuple[str, ...]]
     data_hash: str
     split_hash: str
+    groups: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
-def load_or_make_split(episodes: Sequence[EpisodeFile], rule: SplitRule, root: Path) -> Split:
-    """The stored split of these episodes, or a new one, stored now. Raises a ProjectError if the data changed."""
+def load_or_make_split(episodes: Sequence[EpisodeFile], rule: SplitMethod, root: Path) -> Split:
+    """The stored split of these episodes, or a new one, stored now; two runs that start together make one.
+
+    Raises a ProjectError if the data changed since, if the manifest is of another rule or damaged, and if a split
+    that the rule wants comes out empty (nothing is written then).
+    """
     path = rule.file(root)
-    digests = {episode.id: episode_digest(episode) for episode in episodes}
-    if path.exists():
-        assignment = _stored(path, rule, digests)
-    else:
-        assignment = assign([(e.id, e.group, e.scenario) for e in episodes], rule)
-        rows = [
-            {
-                "id": e.id,
-                "split": assignment[e.id],
-                "group": e.group,
-                "scenario": e.scenario,
-                "digest": digests[e.id],
-            }
-            for e in episodes
-        ]
+    if not path.exists():
         try:
-            atomic_write_json(
-                path,
-                {
-                    "format": FORMAT,
-                    "seed": rule.seed,
-                    "fractions": dict(zip(SPLITS, rule.fractions, strict=True)),
-                    "data_hash": _hash(digests),
-                    "split_hash": _hash(assignment),
-                    "episodes": rows,
-                },
-            )
+            with exclusive(path):
+                if not path.exists():
+                    return _make(episodes, rule, root, path)
         except ProjectError as error:
-            raise ProjectError(
-                f"{error} The split goes there; data.split.path chooses another file."
-            ) from error
-    members = {name: tuple(sorted(i for i, s in assignment.items() if s == name)) for name in SPLITS}
-    for name, fraction in zip(SPLITS, rule.fractions, strict=True):
-        if fraction > 0 and not members[name]:
-            groups = len({episode.group for episode in episodes})
-            raise ProjectError(
-                f"{path}: the {name} split of {len(episodes)} episodes in {groups} groups came out empty at "
-                f"data.split.{name}={fraction:g}; record more episodes or raise the fraction and delete this file."
-            )
-    return Split(members, _hash(digests), _hash(assignment))
+            if ".lock " in str(error):
+                raise ProjectError(
+                    f"{error} The split goes beside it; data.split.path chooses another file."
+                ) from error
+            raise
+    stored = read_manifest(path, root, episodes, rule)
+    return _split(episodes, rule, path, stored.parts, stored.groups, stored.data_hash)
 
 
-def assign(episodes: Sequence[tuple[str, str, str]], rule: SplitRule) -> dict[str, str]:
-    """Episode id -> split name, for (id, group, scenario) triples, in whatever order they come.
+def take_episodes(
+    episodes: Sequence[EpisodeFile],
+    amount: int | float | None,
+    seed: int,
+    groups: Mapping[str, str] | None = None,
+) -> list[EpisodeFile]:
+    """A part of the training episodes, in their order. Smaller parts lie inside larger ones (same episodes and seed).
 
-    Groups of one stratum (the scenarios a group holds) are ordered by a hash and handed out one by one to the split
-    that is furthest below its share. What rounding leaves over goes to the next stratum, so the totals come out right.
+    The groups of each scenario are shuffled and spread evenly over one queue, whose head is taken: every scenario
+    keeps its share to within one of its groups. Whole groups only: the result is short of the amount by less than
+    the next group.
+
+    Args:
+        episodes: the training split.
+        amount: a whole number of episodes, or a fraction as a float in (0, 1] (0.25; 1.0 is all, 1 is one episode),
+            rounded down to whole episodes (a ProjectError if none is left); None takes all.
+        seed: another seed gives another queue.
+        groups: episode id -> final group, `Split.groups`; None takes the groups of the files.
     """
-    groups: dict[str, list[tuple[str, str]]] = {}
-    for episode, group, scenario in episodes:
-        groups.setdefault(group, []).append((episode, scenario))
-    strata: dict[tuple[str, ...], list[str]] = {}
-    for group, members in groups.items():
-        strata.setdefault(tuple(sorted({scenario for _, scenario in members})), []).append(group)
-    fractions = np.array(rule.fractions)
-    left_over = np.zeros(len(SPLITS))
-    result: dict[str, str] = {}
-    for stratum in sorted(strata):
-        names = sorted(strata[stratum], key=lambda group: shuffle_key(rule.seed, group))
-        names.sort(key=lambda group: -len(groups[group]))  # large groups first, while there is room; stable
-        wanted = fractions * sum(len(groups[group]) for group in names) + left_over
-        for group in names:
-            # A split that is to stay empty never takes part, even where all others are full.
-            chosen = int(np.argmax(np.where(fractions > 0, np.round(wanted, 9), -np.inf)))
-            wanted[chosen] -= len(groups[group])
-            for episode, _ in groups[group]:
-                result[episode] = SPLITS[chosen]
-        left_over = wanted
-    return result
-
-
-def take_episodes(episodes: Sequence[EpisodeFile], count: int | None, seed: int) -> list[EpisodeFile]:
-    """The first `count` episodes in a fixed random order of groups, so that smaller sets are parts of larger ones.
-
-    Whole groups only: if the last group does not fit, the result is short of `count` by less than that group.
-    """
-    if count is None:
+    if amount is None:
         return list(episodes)
-    if not 1 <= count <= len(episodes):
-        raise ProjectError(
-            f"data.train_episodes is {count}, but the training split has 1 to {len(episodes)} episodes."
-        )
-    sizes = Counter(episode.group for episode in episodes)
-    order = sorted(sizes, key=lambda group: shuffle_key(seed, group))
+    total = len(episodes)
+    if isinstance(amount, bool) or not math.isfinite(amount):
+        raise ProjectError(f"data.train_episodes is {amount}; expected a number of episodes or a fraction.")
+    if isinstance(amount, float):
+        if not 0 < amount <= 1:
+            raise ProjectError(
+                f"data.train_episodes is {amount:g}; a number with a point is a fraction above 0 up to 1.0 (all), "
+                "a number of episodes has no point."
+            )
+        count = math.floor(amount * total + 1e-9)
+        asked = f"{amount:g} ({count} of {total} episodes)"
+    else:
+        if not 1 <= amount <= total:
+            raise ProjectError(
+                f"data.train_episodes is {amount}, but the training split has 1 to {total} episodes; choose from these."
+            )
+        count, asked = amount, str(amount)
+    of = {episode.id: episode.group if groups is None else groups[episode.id] for episode in episodes}
+    queue = _queue([(episode.id, of[episode.id], episode.scenario) for episode in episodes], seed)
     chosen: set[str] = set()
-    taken = 0
-    for group in order:
-        if taken + sizes[group] > count:
+    for group, size in queue:
+        if size > count:
             break  # no smaller group jumps the queue: that would break the nesting
         chosen.add(group)
-        taken += sizes[group]
+        count -= size
     if not chosen:
-        raise ProjectError(
-            f"data.train_episodes is {count}, smaller than the first group of {sizes[order[0]]} near-duplicate "
-            "episodes, which is never cut; ask for more."
+        size = queue[0][1]
+        least = (
+            f"the first group of {size} near-duplicate episodes, which is never cut"
+            if size > 1
+            else "one episode"
         )
-    return [episode for episode in episodes if episode.group in chosen]
+        raise ProjectError(f"data.train_episodes is {asked}, smaller than {least}; ask for more.")
+    return [episode for episode in episodes if of[episode.id] in chosen]
 
 
-def episode_digest(episode: EpisodeFile) -> str:
-    """A fingerprint of what is recorded in an episode; the options that only interpret it do not change it."""
-    meta = episode.meta
-    facts = (meta.id, meta.group, meta.scenario, meta.length, meta.frame_shape, meta.content)
-    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+def _queue(rows: Sequence[tuple[str, str, str]], seed: int) -> list[tuple[str, int]]:
+    """(group, episodes in it), in the order in which subsets take them.
+
+    A group stands where its middle lies in its stratum, from 0 to 1. Sorting by that is Sainte-Laguë's way to divide
+    seats: any head of the queue holds of each stratum its share, rounded to whole groups.
+    """
+    members: dict[str, list[str]] = {}
+    for _, group, scenario in rows:
+        members.setdefault(group, []).append(scenario)
+    strata: dict[tuple[str, ...], list[str]] = {}
+    for group, scenarios in members.items():
+        strata.setdefault(tuple(sorted(set(scenarios))), []).append(group)
+    places: list[tuple[float, str, str]] = []
+    for names in strata.values():
+        names.sort(key=lambda group: shuffle_key(seed, group))
+        total, before = sum(len(members[group]) for group in names), 0
+        for group in names:
+            size = len(members[group])
+            places.append(((before + size / 2) / total, shuffle_key(seed, group), group))
+            before += size
+    return [(group, len(members[group])) for _, _, group in sorted(places)]
 
 
-def shuffle_key(seed: int, name: str) -> str:
-    """A sort key that shuffles names reproducibly, independent of which others are present."""
-    return hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()
+def _make(episodes: Sequence[EpisodeFile], rule: SplitMethod, root: Path, path: Path) -> Split:
+    grouping = group_episodes(episodes, rule.near_duplicates)
+    if grouping.pairs:
+        one, two, levels = grouping.pairs[0]
+        log.info(
+            "%d pairs of episodes are the same drive twice and stay together, e.g. %s and %s (%d levels apart); %s",
+            len(grouping.pairs), one, two, levels, path,
+        )  # fmt: skip
+    parts = rule.parts([(e.id, grouping.groups[e.id], e.scenario) for e in episodes])
+    _split(
+        episodes, rule, path, parts, grouping.groups, ""
+    )  # refuses an empty split before anything is written
+    manifest = write_manifest(path, root, episodes, rule, grouping, parts)
+    return _split(episodes, rule, path, parts, grouping.groups, manifest.data_hash)
 
 
-def _stored(path: Path, rule: SplitRule, digests: dict[str, str]) -> dict[str, str]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != FORMAT:
-            raise ValueError(f"format {content['format']!r}, expected {FORMAT!r}")
-        rows: list[dict[str, Any]] = content["episodes"]
-        assignment = {row["id"]: row["split"] for row in rows}
-        old = {row["id"]: row["digest"] for row in rows}
-        made_with = (content["seed"], tuple(float(content["fractions"][name]) for name in SPLITS))
-        if not set(assignment.values()) <= set(SPLITS):
-            raise ValueError(f"unknown split names {sorted(set(assignment.values()) - set(SPLITS))}")
-        if _hash(assignment) != content["split_hash"]:
-            raise ValueError("its episodes do not fit its split_hash")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ProjectError(
-            f"{path} is no readable split file ({error}); restore it, or delete it to split anew."
-        ) from error
-    if made_with != (rule.seed, rule.fractions):
-        raise ProjectError(
-            f"{path} was made with seed {made_with[0]} and fractions {made_with[1]}, data.split asks for seed "
-            f"{rule.seed} and {rule.fractions}; set them alike, or give another data.split.path."
-        )
-    if old != digests:
-        changed = [i for i in digests if i in old and old[i] != digests[i]]
-        parts = (
-            ("added", sorted(digests.keys() - old.keys())),
-            ("removed", sorted(old.keys() - digests.keys())),
-            ("changed", sorted(changed)),
-        )
-        found = "; ".join(f"{len(ids)} {word} ({_few(ids)})" for word, ids in parts if ids)
-        raise ProjectError(
-            f"{path} does not fit the data folder any more: {found}; restore the episodes, or delete the file to "
-            "split anew (results before and after are then not comparable)."
-        )
-    return assignment
+def _split(
+    episodes: Sequence[EpisodeFile],
+    rule: SplitMethod,
+    path: Path,
+    parts: Mapping[str, str],
+    groups: Mapping[str, str],
+    data_hash: str,
+) -> Split:
+    assignment = {i: rule.role(part) for i, part in parts.items()}
+    members = {name: tuple(sorted(i for i, s in assignment.items() if s == name)) for name in SPLITS}
+    wanted = {name for episode in episodes for name in rule.expected(episode.scenario)}
+    for name in SPLITS:
+        if name in wanted and not members[name]:
+            raise ProjectError(
+                f"{path}: the {name} split of {len(episodes)} episodes in {len(set(groups.values()))} groups came out "
+                f"empty with {rule}; record more episodes, raise its fraction, or see `pairs` and data.lab.group_by if "
+                "too many episodes share a group."
+            )
+    notes = missing_scenarios(episodes, rule, assignment, groups)
+    if data_hash:
+        for note in notes:
+            log.warning("%s: %s", path, note)
+    return Split(members, data_hash, table_hash(assignment), dict(groups), notes)
 
 
-def _few(ids: list[str]) -> str:
-    return ", ".join(ids[:5]) + (", …" if len(ids) > 5 else "")
-
-
-def _hash(table: dict[str, str]) -> str:
-    return hashlib.sha256(json.dumps(sorted(table.items())).encode()).hexdigest()[:16]
+def missing_scenarios(
+    episodes: Sequence[EpisodeFile],
+    rule: SplitMethod,
+    assignment: Mapping[str, str],
+    groups: Mapping[str, str],
+) -> tuple[str, ...]:
+    """A sentence for every scenario that is missing in a split where the rule would put it, given enough groups."""
+    notes = []
+    for scenario in sorted({episode.scenario for episode in episodes}):
+        own = [episode.id for episode in episodes if episode.scenario == scenario]
+        present = {assignment[i] for i in own}
+        missing = [name for name in rule.expected(scenario) if name not in present]
+        if missing:
+            count = len({groups[i] for i in own})
+            notes.append(
+                f"scenario {scenario!r} ({len(own)} episodes in {count} group{'s' if count != 1 else ''}) is not in "
+                f"{' and '.join(missing)}; {rule.groups_needed(scenario)} groups of its own would put it everywhere."
+            )
+    return tuple(notes)

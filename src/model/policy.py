@@ -122,6 +122,8 @@ class Policy(pl.LightningModule):
 
     def prediction(self, batch: Batch) -> Tensor:
         """The head's prediction for the S samples of a batch; each distinct frame is encoded once."""
+        if batch.pending:
+            raise RuntimeError("the batch still waits for its augmentation; its data module carries it out")
         ids, mask, rows = batch.instruction_ids, batch.instruction_mask, batch.episode
         memory = self.encode_frames(batch.frames, ids[rows], mask[rows])
         owner = rows[batch.windows[:, -1]]  # the newest position always holds a frame

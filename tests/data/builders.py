@@ -52,8 +52,7 @@ def write_lab_file(
 ) -> Path:
     """A file as the lab's recorder (V1-V4) writes it: gzip frames, vlen events, optional S256 instruction."""
     steps = len(frames)
-    if actions is None:
-        actions = np.tile(np.float32([1.15, 0, 0]), (steps, 1))
+    actions = _forward(steps) if actions is None else actions
     with h5py.File(path, "w") as file:
         file.create_dataset("images", data=frames, compression="gzip")
         file.create_dataset("actions", data=actions)
@@ -67,3 +66,44 @@ def write_lab_file(
         for key, value in extra.items():
             file.create_dataset(key, data=value)
     return path
+
+
+def write_lab_v5(
+    path: Path, frames: np.ndarray, actions: np.ndarray | None = None, text: str = "Go to the basket."
+) -> Path:
+    """A file of the lab's layout V5: frames below observations, one sentence, no events."""
+    with h5py.File(path, "w") as file:
+        file.create_dataset("observations/images", data=frames, compression="gzip")
+        file.create_dataset("actions", data=_forward(len(frames)) if actions is None else actions)
+        file.create_dataset("language_instruction", data=[text], dtype=h5py.string_dtype())
+        file.attrs["episode_name"] = path.stem
+        file.attrs["num_frames"] = len(frames)
+    return path
+
+
+def write_lab_v6(
+    path: Path,
+    frames: np.ndarray,
+    actions: np.ndarray | None = None,
+    classes: np.ndarray | None = None,
+    position: str = "center",
+    route: str = "straight",
+) -> Path:
+    """A file of the lab's layout V6: class numbers beside the actions, the scenario in attributes, no sentence."""
+    steps = len(frames)
+    with h5py.File(path, "w") as file:
+        file.create_dataset("images", data=frames, compression="gzip")
+        file.create_dataset("actions", data=_forward(steps) if actions is None else actions)
+        numbers = np.ones(steps, np.int64) if classes is None else classes
+        file.create_dataset("action_classes", data=numbers)
+        events = ["episode_start", *["start_action"] * (steps - 1)]
+        file.create_dataset("action_event_types", data=events, dtype=h5py.string_dtype())
+        attributes = {"cx_position": position, "cx_path": route, "control_mode": "keyboard"}
+        file.attrs.update(
+            {**attributes, "action_space": "discrete", "runtime_config": '{"hz": 2.5}', "num_frames": steps}
+        )
+    return path
+
+
+def _forward(steps: int) -> np.ndarray:
+    return np.tile(np.array([1.15, 0, 0], np.float32), (steps, 1))

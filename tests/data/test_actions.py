@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from src.core.config import build
 from src.core.errors import ProjectError
 from src.data.actions import ActionSpace
+from src.data.lab_keys import KEYS, UNITS
 
 YAMLS = sorted(Path("conf/data/action").glob("*.yaml"))
 FIELDS: dict[str, Any] = {
@@ -24,9 +25,16 @@ FIELDS: dict[str, Any] = {
 }
 
 
+def loaded(path: Path | str) -> Any:
+    """What the YAML at `path` builds."""
+    tree = OmegaConf.load(path)
+    assert isinstance(tree, DictConfig)
+    return build(tree)
+
+
 @pytest.mark.parametrize("path", YAMLS, ids=lambda p: p.stem)
 def test_every_yaml_builds_and_classifies_its_own_directions(path: Path) -> None:
-    space = build(OmegaConf.load(path))
+    space = loaded(path)
     assert isinstance(space, ActionSpace)
     directions = np.array(list(space.classes.values())) * space.scale
     np.testing.assert_array_equal(space.classify(directions), np.arange(len(space.classes)))
@@ -35,7 +43,24 @@ def test_every_yaml_builds_and_classifies_its_own_directions(path: Path) -> None
 
 
 def test_there_are_yamls() -> None:
-    assert {"omni3d", "lab_keys"} <= {path.stem for path in YAMLS}
+    assert {"omni3d", "omni2d", "diff_drive", "lab_keys"} <= {path.stem for path in YAMLS}
+
+
+def test_axes_have_one_name_unit_and_sense_in_every_yaml() -> None:
+    """REP-103 by name: forward and left in m/s, counter-clockwise in rad/s, and the class names mean the same."""
+    for path in YAMLS:
+        space = loaded(path)
+        assert all(UNITS[name] == unit for name, unit in zip(space.names, space.units, strict=True)), path
+        for name, vector in space.classes.items():
+            full = dict.fromkeys(UNITS, 0.0) | dict(zip(space.names, vector, strict=True))
+            if {"linear_x", "linear_y"} <= set(space.names):  # an arc of a differential drive has no key
+                assert tuple(full.values()) == KEYS.classes[name], (path, name)
+            assert full["linear_x"] >= 0 or "backward" in name
+            assert np.sign(full["linear_y"] + full["angular_z"]) == ("left" in name) - ("right" in name)
+
+
+def test_the_readers_keys_are_the_yaml_s() -> None:
+    assert loaded("conf/data/action/lab_keys.yaml") == KEYS
 
 
 def test_lists_become_tuples_and_shapes_are_kept() -> None:

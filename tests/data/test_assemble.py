@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from src.core.errors import ProjectError
 from src.data.assemble import BatchAssembler, InstructionTable
+from src.data.augment import Augmentation, augmented
 from src.data.batch import Batch
 from src.data.episode import Episode, open_episode, write_episode
 from src.data.frames import FrameStore
@@ -152,6 +153,42 @@ def test_wording_is_canonical_or_another_each_epoch(episodes: dict[str, Any]) ->
         batch = random[Plan(epoch, np.array([2, 3]), np.array([1, 1]))]
         found = [detokenize(i, m) for i, m in zip(batch.instruction_ids, batch.instruction_mask, strict=True)]
         assert found == [random.instruction(2, epoch), random.instruction(3, epoch)]
+
+
+def test_given_phrasings_replace_those_of_the_files(episodes: dict[str, Any]) -> None:
+    files = episodes["files"]
+    words = [(f"no {i}", f"number {i}") for i in range(len(files))]
+    table = InstructionTable(tokenize, [text for pair in words for text in pair])
+    store = FrameStore(files, 8, Path(episodes["root"]) / "cache", 1.0)
+    made = BatchAssembler(files, store, table, 2, 2, "random", 0, words)
+    assert {made.instruction(3, epoch) for epoch in range(20)} == set(words[3])
+
+
+@pytest.mark.parametrize("rule", [EpisodeSampler(2), EpisodeSampler(4, 3), WindowSampler(9)])
+def test_augmented_samples_are_the_same_for_every_sampler(episodes: dict[str, Any], rule: Sampler) -> None:
+    """A draw belongs to an episode and an epoch, so how samples are packed, and how often a frame comes, is nothing."""
+    files = episodes["files"]
+    store = FrameStore(files, 8, Path(episodes["root"]) / "cache", 1.0)
+    texts = [text for file in files for text in file.instructions]
+    change = Augmentation(0.3, 0.3, 0.3, 0.7, 2, 0.5)
+    signs = np.float32([1, -1, -1])
+    made = BatchAssembler(
+        files, store, InstructionTable(tokenize, texts), 4, 2, "random", 5, None, change, signs
+    )
+    found: dict[tuple[str, int], Any] = {}
+    for rows, steps in rule.batches(LENGTHS, np.random.default_rng(0)):
+        pending = made[Plan(3, rows, steps)]
+        batch = augmented(pending)
+        assert len(batch.frames) == len(pending.frames) == len(set(map(bytes, pending.frames.numpy())))
+        found |= unpack(batch)
+    everything = made[
+        Plan(3, np.repeat(np.arange(5), LENGTHS), np.concatenate([np.arange(n) for n in LENGTHS]))
+    ]
+    assert everything.mirrored is not None
+    assert everything.mirrored.any()
+    assert not everything.mirrored.all()
+    assert found == unpack(augmented(everything))
+    assert found != unpack(augmented(made[Plan(4, *rule.batches(LENGTHS, None)[0])]))
 
 
 def test_instructions_are_tokenised_once_and_trimmed() -> None:

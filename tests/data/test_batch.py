@@ -58,6 +58,38 @@ def test_every_broken_one_is_named(changes: dict[str, Any], message: str) -> Non
         replace(good(), **changes).validate()
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"mirrored": torch.zeros(3, dtype=torch.bool)},
+            r"mirrored is torch.bool \(3,\), expected torch.bool \(2\)",
+        ),
+        ({"mirrored": torch.zeros(2)}, "mirrored is torch.float32"),
+        ({"colour": torch.ones((2, 2))}, "colour is"),
+        ({"view": torch.ones((3, 3))}, "view is"),
+    ],
+)
+def test_broken_draws_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ProjectError, match=message):
+        replace(good(), **changes).validate()
+
+
+def test_draws_move_along_and_make_the_batch_pending() -> None:
+    assert not good().pending
+    for name, draws in (
+        ("mirrored", torch.tensor([True, False])),
+        ("colour", torch.ones((2, 3))),
+        ("view", torch.ones((2, 3))),
+    ):
+        batch = replace(good(), **{name: draws})
+        batch.validate()
+        assert batch.pending
+        moved = batch.to("meta")
+        assert moved.pending
+        assert getattr(moved, name).device.type == "meta"
+
+
 def test_left_padding_in_the_middle_is_caught() -> None:
     batch = replace(good(), windows=torch.tensor([[0, -1, 0], [-1, 0, 1], [-1, -1, 2]]))
     with pytest.raises(ProjectError, match="padded on the left only"):

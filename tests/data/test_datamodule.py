@@ -16,8 +16,10 @@ from omegaconf import OmegaConf
 from src.core.config import build, check
 from src.core.errors import ProjectError
 from src.data.actions import ActionSpace
+from src.data.augment import Augmentation
 from src.data.datamodule import FINISHED, EpisodeDataModule
 from src.data.episode import write_episode
+from src.data.instruction import FromFile, ScenarioMap
 from src.data.normalizer import IdentityNormalizer, MeanStdNormalizer, MinMaxNormalizer
 from src.data.sampler import EpisodeSampler, WindowSampler
 from src.data.split import SplitRule
@@ -99,6 +101,69 @@ def test_fewer_training_episodes_leave_the_other_splits_alone(tmp_path: Path) ->
     used = part.manifest()["splits"]["train"]
     assert (used["frames_used"], used["frames_present"]) == (12, 32)
     assert part.manifest()["split_hash"] == whole.manifest()["split_hash"]
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"), [(0.5, 4), (0.25, 2), (0.125, 1), (1.0, 8), (0.4, 3), (0.49, 3)]
+)
+def test_a_share_of_the_training_episodes_is_rounded_down_to_whole_ones(
+    tmp_path: Path, share: float, expected: int
+) -> None:
+    make_folder(tmp_path, [3] * 16)
+    module, same = make_module(tmp_path, train_episodes=share), make_module(tmp_path, train_episodes=expected)
+    for one in (module, same):
+        one.setup()
+    assert [e.id for e in module.episodes("train")] == [e.id for e in same.episodes("train")]
+    assert len(module.episodes("train")) == expected
+    assert module.manifest()["train_episodes"] == share
+
+
+def test_a_share_of_less_than_one_training_episode_is_refused(tmp_path: Path) -> None:
+    make_folder(tmp_path, [3] * 16)
+    with pytest.raises(
+        ProjectError, match=r"is 0\.12 \(0 of 8 episodes\), smaller than one episode; ask for more"
+    ):
+        make_module(tmp_path, train_episodes=0.12).setup()
+
+
+@pytest.mark.parametrize("share", [0.0, 1.5, -0.5, 200.0])
+def test_an_impossible_share_of_the_training_episodes_is_refused(tmp_path: Path, share: float) -> None:
+    with pytest.raises(ProjectError, match=f"data.train_episodes is {share}; expected a whole number"):
+        make_module(tmp_path, train_episodes=share)
+
+
+@pytest.mark.parametrize(("size", "resizes"), [(8, False), (4, True)])
+def test_frames_are_resized_before_the_first_batch(tmp_path: Path, size: int, resizes: bool) -> None:
+    make_folder(tmp_path, [3] * 6)
+    module = make_module(tmp_path, image_size=size)
+    module.setup()
+    module.train_dataloader()
+    made = list((tmp_path / ".frames").rglob("*.npy"))
+    assert len(made) == (len(module.episodes("train")) if resizes else 0)
+
+
+def test_mirrored_actions_count_for_the_normaliser(tmp_path: Path) -> None:
+    """Trained on one side only, an axis from 0 to 1 would be stretched so far that its mirror image is out of reach."""
+    for i in range(8):
+        actions = np.tile(np.float32([[0.5, 1.0, -0.25]]), (3, 1))
+        actions[0] = 0
+        write_episode(tmp_path / f"e{i}.h5", make_episode(f"e{i}", 3, actions=actions))
+    module = make_module(tmp_path, augmentation=Augmentation(mirror=0.5))
+    module.setup()
+    assert len(module.training_actions()) == 2 * 12
+    assert module.normalizer.normalize(torch.tensor([0.5, -1.0, 0.25])).tolist() == [1, -1, 1]
+    plain = make_module(tmp_path)
+    plain.setup()
+    assert plain.normalizer.normalize(torch.tensor([0.5, -1.0, 0.25])).tolist() == [1, -3, 3]
+
+
+def test_axes_that_the_robot_has_not_are_refused_only_if_it_mirrors(tmp_path: Path) -> None:
+    odd = ["linear_y", "yaw"]
+    make_module(tmp_path, augmentation=Augmentation(shift=1, mirror_axes=odd))
+    with pytest.raises(ProjectError, match=r"mirror_axes is \['linear_y', 'yaw'\]"):
+        make_module(tmp_path, augmentation=Augmentation(mirror=0.1, mirror_axes=odd))
+    with pytest.raises(ProjectError, match="shift is 4 px"):
+        make_module(tmp_path, augmentation=Augmentation(shift=4))
 
 
 def test_the_source_makes_what_is_missing(tmp_path: Path) -> None:
@@ -257,12 +322,38 @@ def test_the_lab_config_reads_lab_files_at_full_size(tmp_path: Path) -> None:
         ("data/sampler=episodes", "sampler", EpisodeSampler),
         ("data/normalizer=meanstd", "normalizer", MeanStdNormalizer),
         ("data/normalizer=none", "normalizer", IdentityNormalizer),
-        ("data/action=differential2d", "action_space", ActionSpace),
+        ("data/action=diff_drive", "action_space", ActionSpace),
+        ("data/instruction=from_file", "instruction", FromFile),
+        ("data/instruction=lab_en", "instruction", ScenarioMap),
+        ("data/instruction=lab_ko", "instruction", ScenarioMap),
+        ("data/augmentation=none", "augmentation", Augmentation),
+        ("data/augmentation=default", "augmentation", Augmentation),
+        ("data/augmentation=mirror", "augmentation", Augmentation),
     ],
 )
 @pytest.mark.parametrize("name", ["sim", "mobile_vla"])
 def test_every_group_member_fits_every_data_set(name: str, override: str, attribute: str, kind: type) -> None:
     assert isinstance(getattr(configured(name, override), attribute), kind)
+
+
+@pytest.mark.parametrize(
+    ("option", "active", "mirror"), [("none", False, 0), ("default", True, 0), ("mirror", True, 0.5)]
+)
+def test_the_strengths_of_the_options(option: str, active: bool, mirror: float) -> None:
+    made = configured("sim", f"data/augmentation={option}").augmentation
+    assert (made.active, made.mirror) == (active, mirror)
+    assert not configured("sim").augmentation.active  # the default composes, and changes nothing
+
+
+def test_options_of_the_command_line_reach_the_source() -> None:
+    made = configured(
+        "mobile_vla", "data/instruction=lab_ko", "data.instruction.held_out=2", "data.instruction.evaluate_on=held_out",
+        "data.train_episodes=0.5",
+    )  # fmt: skip
+    assert (made.instruction.held_out, made.instruction.evaluate_on) == (2, "held_out")
+    assert made.train_episodes == 0.5
+    patterns = configured("sim", 'data.instruction.held_out=["go to *"]').instruction
+    assert patterns.held_out == ("go to *",)
 
 
 def test_every_lab_scenario_has_a_default_sentence() -> None:

@@ -75,7 +75,7 @@ def test_file_can_be_read_with_h5py_alone(tmp_path: Path) -> None:
     episode = make_episode()
     write_episode(tmp_path / "e.h5", episode)
     with h5py.File(tmp_path / "e.h5") as file:
-        assert file.attrs["format"] == "mobile-vla/1"
+        assert file.attrs["format"] == "mobile-vla/2"
         assert '"colour_order": "rgb"' in file.attrs["header"]
         assert file["frames"].chunks == (1, 8, 8, 3)
         assert file["frames"].compression is None
@@ -215,13 +215,26 @@ def test_a_flipped_bit_in_a_frame_is_noticed(tmp_path: Path) -> None:
         file.frames()
 
 
+@pytest.mark.parametrize("key", ["actions", "poses"])
+def test_a_flipped_bit_in_a_small_array_is_noticed(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "e.h5"
+    write_episode(path, make_episode(poses=np.ones((6, 3))))
+    with h5py.File(path) as file:
+        offset = file[key].id.get_chunk_info(0).byte_offset
+    data = bytearray(path.read_bytes())
+    data[offset + 5] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(ProjectError, match=r"e\.h5 is truncated, damaged"):
+        open_episode(path)
+
+
 def test_unknown_layouts_list_what_they_hold(tmp_path: Path) -> None:
     path = tmp_path / "arm.h5"
     with h5py.File(path, "w") as file:
         file.create_dataset("observations/wrist_camera", data=np.zeros((2, 4)))
         file.create_dataset("gripper", data=np.zeros(2))
     with pytest.raises(
-        ProjectError, match=r"observations/wrist_camera \(2, 4\).*expected one of mobile-vla/1, lab V1"
+        ProjectError, match=r"observations/wrist_camera \(2, 4\).*expected one of mobile-vla/2, lab V1"
     ):
         open_episode(path)
     with h5py.File(tmp_path / "none.h5", "w"):
@@ -229,7 +242,7 @@ def test_unknown_layouts_list_what_they_hold(tmp_path: Path) -> None:
     with pytest.raises(ProjectError, match="no datasets"):
         open_episode(tmp_path / "none.h5")
     with h5py.File(tmp_path / "later.h5", "w") as file:
-        file.attrs["format"] = "mobile-vla/2"
+        file.attrs["format"] = "mobile-vla/3"
     with pytest.raises(ProjectError, match="no known layout"):
         open_episode(tmp_path / "later.h5")
 
@@ -243,6 +256,10 @@ def test_unknown_layouts_list_what_they_hold(tmp_path: Path) -> None:
         ("actions", np.full((6, 3), np.nan, np.float32), "actions hold NaN"),
         ("poses", np.zeros((6, 7)), "poses have shape"),
         ("frames", np.zeros((6, 8, 8, 4), np.uint8), "expected uint8"),
+        ("actions", np.zeros((6, 3), np.int64), "actions are int64"),
+        ("timestamps", np.zeros(6, np.int64), "timestamps are int64"),
+        ("frames", np.zeros((0, 8, 8, 3), np.uint8), "T above 0"),
+        ("frames", np.zeros((6, 8, 8, 3), np.uint16), "uint16"),
         ("header", "{", "header of format"),
         ("header", "{}", "header of format"),
         ("header", None, "header of format"),

@@ -1,5 +1,6 @@
 """The lab's files V1-V4, at their real size: what is read, what options decide, what is refused."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def frames() -> np.ndarray:
 
 
 def test_reads_a_file_of_the_lab(tmp_path: Path, frames: np.ndarray) -> None:
-    actions = np.float32([[1.15, 0, 0], [1.15, 1.15, 0], [0, 0, 1.15]])
+    actions = np.array([[1.15, 0, 0], [1.15, 1.15, 0], [0, 0, 1.15]], np.float32)
     path = write_lab_file(tmp_path / NAME, frames, actions)
     file = open_episode(path, LabOptions(instructions=TEXTS))
     assert file.id == path.stem
@@ -49,11 +50,11 @@ def test_reads_a_file_of_the_lab(tmp_path: Path, frames: np.ndarray) -> None:
 
 
 def test_bgr_and_rotation_are_declared_options(tmp_path: Path, frames: np.ndarray) -> None:
-    actions = np.float32([[0, 0, 1.15], [0, 1.15, -1.15], [1, 0, 0]])
+    actions = np.array([[0, 0, 1.15], [0, 1.15, -1.15], [1, 0, 0]], np.float32)
     path = write_lab_file(tmp_path / NAME, frames[:, :8, :8], actions)
     file = open_episode(path, LabOptions(TEXTS, colour_order="bgr", rotation_sign=-1, control_period=0.5))
     np.testing.assert_array_equal(file.frames(), frames[:, :8, :8, ::-1])
-    np.testing.assert_array_equal(file.actions, actions * np.float32([1, 1, -1]))
+    np.testing.assert_array_equal(file.actions, actions * np.array([1, 1, -1], np.float32))
     assert file.control_period == 0.5
 
 
@@ -77,10 +78,40 @@ def test_a_missing_text_names_file_and_key(tmp_path: Path, frames: np.ndarray) -
     assert path.name in str(caught.value)
 
 
-def test_a_name_without_scenario_is_refused(tmp_path: Path, frames: np.ndarray) -> None:
+def test_a_name_without_scenario_is_refused_unless_none_is_wanted(tmp_path: Path, frames: np.ndarray) -> None:
     path = write_lab_file(tmp_path / "run7.h5", frames[:, :8, :8], text="Go.")
-    with pytest.raises(ProjectError, match="file name does not hold the scenario"):
+    with pytest.raises(ProjectError, match="file name does not hold the scenario.*scenario_from=none"):
         open_episode(path, LabOptions(TEXTS))
+    file = open_episode(path, LabOptions(TEXTS, scenario_from="none"))
+    assert file.scenario == "unknown"
+    assert file.meta.from_name == ("id",)
+
+
+def test_a_text_cut_within_a_letter_is_refused(tmp_path: Path, frames: np.ndarray) -> None:
+    """A field of 256 bytes cuts long Korean sentences anywhere; half a letter is no text."""
+    path = write_lab_file(tmp_path / NAME, frames[:, :8, :8])
+    with h5py.File(path, "a") as file:
+        file["language_instruction"] = np.array(["가".encode() * 85 + "가".encode()[:1]], dtype="S256")
+    with pytest.raises(ProjectError, match=r"'language_instruction' .*is no UTF-8 text") as caught:
+        open_episode(path, LabOptions(TEXTS))
+    assert str(path) in str(caught.value)
+
+
+def test_events_and_attributes_are_kept_and_contradictions_remarked(
+    tmp_path: Path, frames: np.ndarray
+) -> None:
+    path = write_lab_file(tmp_path / NAME, frames[:, :8, :8])
+    assert (
+        open_episode(path, LabOptions(TEXTS)).attributes["action_events"]
+        == "episode_start x1, start_action x2"
+    )
+    with h5py.File(path, "a") as file:
+        file.attrs["num_frames"] = 18
+    remarks = open_episode(path, LabOptions(TEXTS)).meta.remarks
+    assert "the attribute num_frames is not the number of stored frames" in remarks
+    assert "no action is a stop, so stopping cannot be learned from the file" in remarks
+    path = write_lab_file(tmp_path / NAME, frames[:, :8, :8], np.zeros((3, 3), np.float32))
+    assert open_episode(path, LabOptions(TEXTS)).meta.remarks == ()
 
 
 @pytest.mark.parametrize(
@@ -134,18 +165,24 @@ def test_damage_inside_compressed_frames_is_noticed(tmp_path: Path) -> None:
         open_episode(path, LabOptions(TEXTS)).frames()
 
 
-def test_the_layout_with_classes_is_another_one(tmp_path: Path, frames: np.ndarray) -> None:
-    path = write_lab_file(tmp_path / NAME, frames[:, :8, :8], action_classes=np.zeros(3, np.int64))
-    with pytest.raises(ProjectError, match="no known layout.*action_classes"):
-        open_episode(path, LabOptions(TEXTS))
-
-
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("colour_order", "rbg"), ("rotation_sign", 0), ("group_by", "day"), ("control_period", 0.0)],
+    [
+        ("colour_order", "rbg"),
+        ("rotation_sign", 0),
+        ("lateral_sign", 2),
+        ("group_by", "day"),
+        ("control_period", 0.0),
+        ("scenario_from", "path"),
+        ("axis_order", ("linear_x", "yaw")),
+        ("axis_order", ()),
+        ("axis_order", "linear_x"),
+        ("axes", ("linear_x", "linear_x")),
+        ("class_names", ("stop", "jump")),
+    ],  # fmt: skip
 )
 def test_options_are_checked(key: str, value: Any) -> None:
-    with pytest.raises(ProjectError, match=f"data.lab.{key} is {value!r}"):
+    with pytest.raises(ProjectError, match=re.escape(f"data.lab.{key} is {value!r}")):
         LabOptions(**{key: value})
 
 

@@ -1,19 +1,38 @@
 """Normalisers: exact inverses, constant axes, strict loading into a fresh object."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from omegaconf import DictConfig, OmegaConf
 
+from src.core.config import build
 from src.core.errors import ProjectError
-from src.data.normalizer import IdentityNormalizer, MeanStdNormalizer, MinMaxNormalizer, Normalizer
+from src.data.normalizer import (
+    IdentityNormalizer,
+    MeanStdNormalizer,
+    MinMaxNormalizer,
+    Normalizer,
+    QuantileNormalizer,
+)
 
-KINDS = [MinMaxNormalizer, MeanStdNormalizer, IdentityNormalizer]
+KINDS = [MinMaxNormalizer, QuantileNormalizer, MeanStdNormalizer, IdentityNormalizer]
+
+
+def loaded(path: Path | str) -> Any:
+    """What the YAML at `path` builds."""
+    tree = OmegaConf.load(path)
+    assert isinstance(tree, DictConfig)
+    return build(tree)
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=40)
 @given(actions=arrays(np.float32, (7, 3), elements=st.floats(-5, 5, width=32)))
 def test_denormalize_inverts_normalize(kind: type[Normalizer], actions: np.ndarray) -> None:
     normalizer = kind()
@@ -21,6 +40,94 @@ def test_denormalize_inverts_normalize(kind: type[Normalizer], actions: np.ndarr
     there = normalizer.normalize(torch.from_numpy(actions))
     assert torch.isfinite(there).all()
     torch.testing.assert_close(normalizer.denormalize(there), torch.from_numpy(actions), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=40)
+@given(
+    actions=arrays(np.float32, (9, 2), elements=st.floats(-5, 5, width=32)),
+    others=arrays(np.float32, (4, 2), elements=st.floats(-50, 50, width=32)),
+    low=st.floats(0, 0.4), high=st.floats(0.6, 1), constant=st.booleans(),
+)  # fmt: skip
+def test_actions_it_was_not_fitted_on_come_back_too(
+    kind: type[Normalizer], actions: np.ndarray, others: np.ndarray, low: float, high: float, constant: bool
+) -> None:
+    """No kind clips: whatever a validation drive or another robot commands survives the way there and back."""
+    if constant:
+        actions[:, 1] = actions[0, 1]
+    normalizer = QuantileNormalizer(low, high) if kind is QuantileNormalizer else kind()
+    normalizer.fit(actions)
+    there = normalizer.normalize(torch.from_numpy(others))
+    if constant:  # shifted, never scaled
+        assert normalizer.scale[1] == 1
+    # Float32 resolves the shifted action to 50 * 2^-23, which the way back does not make larger.
+    back = normalizer.denormalize(there)
+    torch.testing.assert_close(back, torch.from_numpy(others), atol=5e-5, rtol=0)
+
+
+@settings(max_examples=40)
+@given(
+    actions=arrays(np.float64, (31, 2), elements=st.floats(-5, 5)),
+    low=st.floats(0, 0.45), high=st.floats(0.55, 1),
+)  # fmt: skip
+def test_quantiles_equal_a_slow_reference(actions: np.ndarray, low: float, high: float) -> None:
+    normalizer = QuantileNormalizer(low, high)
+    normalizer.fit(actions)
+    for axis in range(2):
+        ordered = sorted(actions[:, axis].tolist())
+        ends = []
+        for share in (low, high):
+            place = share * (len(ordered) - 1)
+            below = int(place)
+            above = min(below + 1, len(ordered) - 1)
+            ends.append(ordered[below] + (place - below) * (ordered[above] - ordered[below]))
+        if ends[1] - ends[0] <= 2.1e-6:
+            continue
+        scaled = normalizer.normalize(torch.tensor(ends)[:, None].float().expand(2, 2))[:, axis]
+        assert scaled.tolist() == pytest.approx([-1, 1], abs=1e-3 + 1e-6 / (ends[1] - ends[0]))
+
+
+def test_one_outlier_moves_minmax_and_not_the_quantiles() -> None:
+    actions = np.random.default_rng(0).uniform(-1, 1, (1000, 1))
+    actions[3] = 100.0
+    minmax, quantile = MinMaxNormalizer(), QuantileNormalizer()
+    minmax.fit(actions)
+    quantile.fit(actions)
+    assert minmax.scale.item() > 50
+    assert quantile.scale.item() == pytest.approx(0.98, abs=0.02)
+    assert quantile.normalize(torch.tensor([100.0])).item() > 90  # kept, not clipped
+
+
+def test_an_axis_that_moves_less_often_than_the_quantile_stays_in_si_units() -> None:
+    actions = np.zeros((1000, 1))
+    actions[:4] = 1.15
+    normalizer = QuantileNormalizer()
+    normalizer.fit(actions)
+    assert normalizer.normalize(torch.tensor([1.15])).item() == pytest.approx(1.15)
+
+
+def test_zero_and_one_are_minmax() -> None:
+    actions = np.random.default_rng(0).normal(size=(50, 3))
+    quantile, minmax = QuantileNormalizer(0, 1), MinMaxNormalizer()
+    quantile.fit(actions)
+    minmax.fit(actions)
+    assert torch.equal(quantile.scale, minmax.scale)
+    assert torch.equal(quantile.offset, minmax.offset)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.5, 0.5), (0.9, 0.1), (-0.1, 0.9), (0.1, 1.1), (float("nan"), 0.9)]
+)
+def test_shares_are_checked(low: float, high: float) -> None:
+    with pytest.raises(ProjectError, match=r"data\.normalizer has low .* expected shares"):
+        QuantileNormalizer(low, high)
+
+
+def test_every_kind_has_a_yaml() -> None:
+    paths = sorted(Path("conf/data/normalizer").glob("*.yaml"))
+    built = {path.stem: loaded(path) for path in paths}
+    assert {type(normalizer) for normalizer in built.values()} == set(KINDS)
+    assert (built["quantile"].low, built["quantile"].high) == (0.01, 0.99)
 
 
 def test_statistics_are_what_the_names_say() -> None:

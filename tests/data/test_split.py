@@ -1,57 +1,35 @@
-"""The split: groups whole, scenarios in proportion, written once, and a changed folder noticed."""
+"""The split of a folder: made once, read ever after, scenarios looked after, subsets inside one another."""
 
-import json
+import logging
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
+from src.core.config import build, check
 from src.core.errors import ProjectError
 from src.data.episode import EpisodeFile, open_episode, write_episode
-from src.data.split import SPLITS, SplitRule, assign, load_or_make_split, take_episodes
+from src.data.split import (
+    SPLITS,
+    KFold,
+    LeaveOneScenarioOut,
+    SplitMethod,
+    SplitRule,
+    load_or_make_split,
+    take_episodes,
+)
 from tests.data.builders import make_episode, make_folder
+
+CONF = Path(__file__).resolve().parents[2] / "conf" / "data" / "split"
 
 
 def files(root: Path) -> list[EpisodeFile]:
     return sorted((open_episode(path) for path in root.glob("*.h5")), key=lambda episode: episode.id)
-
-
-@given(
-    groups=st.lists(st.tuples(st.integers(1, 3), st.sampled_from("abc")), min_size=1, max_size=60),
-    seed=st.integers(0, 5),
-    test=st.sampled_from([0.0, 0.1, 0.25]),
-)
-def test_every_episode_once_groups_whole_order_irrelevant(
-    groups: list[tuple[int, str]], seed: int, test: float
-) -> None:
-    rows = [(f"{g}-{k}", f"g{g}", scenario) for g, (n, scenario) in enumerate(groups) for k in range(n)]
-    rule = SplitRule(train=0.75 - test, val=0.25, test=test, seed=seed)
-    result = assign(rows, rule)
-    assert result.keys() == {row[0] for row in rows}
-    assert result == assign(rows[::-1], rule)
-    assert all(len({result[i] for i, group, _ in rows if group == g}) == 1 for g in {row[1] for row in rows})
-    counts = Counter(result.values())
-    assert set(counts) <= set(SPLITS)
-    if test == 0:
-        assert counts["test"] == 0
-    for name, fraction in zip(SPLITS, rule.fractions, strict=True):
-        assert abs(counts[name] - fraction * len(rows)) <= 3  # one group of the largest size
-    for scenario in "abc":
-        members = [i for i, _, s in rows if s == scenario]
-        share = sum(result[i] == "train" for i in members)
-        assert abs(share - rule.train * len(members)) <= 6  # its own rounding and what was left over before
-
-
-def test_seeds_differ_and_mixed_groups_are_their_own_stratum() -> None:
-    rows = [(f"{g}{side}", f"g{g}", side) for g in range(100) for side in ("left", "right")]
-    one, two = (assign(rows, SplitRule(0.8, 0.1, 0.1, seed)) for seed in (0, 1))
-    assert one != two
-    for result in (one, two):
-        assert Counter(result.values()) == {"train": 160, "val": 20, "test": 20}
-        assert all(result[f"{g}left"] == result[f"{g}right"] for g in range(100))
 
 
 def test_written_once_and_read_ever_after(tmp_path: Path) -> None:
@@ -61,132 +39,239 @@ def test_written_once_and_read_ever_after(tmp_path: Path) -> None:
     assert {name: len(ids) for name, ids in first.members.items()} == {"train": 6, "val": 2, "test": 2}
     path = rule.file(tmp_path)
     assert path.name == "split-seed0-60-20-20.json"
-    content = json.loads(path.read_text())
     stamp = path.stat().st_mtime_ns
-    assert load_or_make_split(files(tmp_path), rule, tmp_path) == first
+    assert load_or_make_split(files(tmp_path)[::-1], rule, tmp_path) == first
     assert path.stat().st_mtime_ns == stamp
-    assert {row["scenario"] for row in content["episodes"]} == {"left", "right"}
 
 
 def test_the_file_decides_not_the_algorithm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_folder(tmp_path, [3] * 6)
     rule = SplitRule(0.5, 0.5, 0.0)
     first = load_or_make_split(files(tmp_path), rule, tmp_path)
-    monkeypatch.setattr("src.data.split.shuffle_key", lambda seed, name: "another algorithm")
+
+    def refuse(*args: object) -> None:
+        raise AssertionError("asked again")
+
+    monkeypatch.setattr("src.data.split.group_episodes", refuse)
+    monkeypatch.setattr(SplitRule, "parts", refuse)
     assert load_or_make_split(files(tmp_path), rule, tmp_path) == first
 
 
-def test_a_split_edited_by_hand_is_refused(tmp_path: Path) -> None:
-    make_folder(tmp_path, [3] * 4)
-    rule = SplitRule(0.5, 0.25, 0.25)
-    first = load_or_make_split(files(tmp_path), rule, tmp_path)
-    content = json.loads(rule.file(tmp_path).read_text())
-    val, train = first.members["val"][0], first.members["train"][0]
-    for row in content["episodes"]:
-        row["split"] = {val: "train", train: "val"}.get(row["id"], row["split"])
-    rule.file(tmp_path).write_text(json.dumps(content))
-    with pytest.raises(ProjectError, match="do not fit its split_hash"):
-        load_or_make_split(files(tmp_path), rule, tmp_path)
+def test_near_duplicates_stay_together(tmp_path: Path) -> None:
+    for n in range(12):
+        twin = make_episode(f"original{n // 2}", 3)
+        write_episode(
+            tmp_path / f"e{n:02d}.h5", make_episode(f"e{n:02d}", frames=twin.frames, actions=twin.actions)
+        )
+    split = load_or_make_split(files(tmp_path), SplitRule(0.5, 0.5, 0.0), tmp_path)
+    where = {i: name for name, ids in split.members.items() for i in ids}
+    assert all(where[f"e{n:02d}"] == where[f"e{n + 1:02d}"] for n in range(0, 12, 2))
+    assert len(set(split.groups.values())) == 6
+    apart = load_or_make_split(files(tmp_path), SplitRule(0.5, 0.5, 0.0, near_duplicates=False), tmp_path)
+    assert len(set(apart.groups.values())) == 12
+    chosen = take_episodes(files(tmp_path), 4, 0, split.groups)
+    assert len({split.groups[e.id] for e in chosen}) == 2
+    assert len(chosen) == 4
 
 
-def test_added_removed_and_changed_episodes_are_named(tmp_path: Path) -> None:
+def test_folds_share_one_manifest(tmp_path: Path) -> None:
+    make_folder(tmp_path, [3] * 12)
+    splits = [load_or_make_split(files(tmp_path), KFold(3, fold), tmp_path) for fold in range(3)]
+    assert [path.name for path in tmp_path.glob("*.json")] == ["split-seed0-3fold.json"]
+    assert sorted(i for split in splits for i in split.members["test"]) == [f"e{n:03d}" for n in range(12)]
+    assert [splits[(k + 1) % 3].members["test"] for k in range(3)] == [
+        split.members["val"] for split in splits
+    ]
+    assert len({split.split_hash for split in splits}) == 3
+    assert len({split.data_hash for split in splits}) == 1
+
+
+def test_one_scenario_out(tmp_path: Path) -> None:
+    make_folder(tmp_path, [3] * 12)
+    split = load_or_make_split(files(tmp_path), LeaveOneScenarioOut("left", 0.2), tmp_path)
+    assert split.members["test"] == tuple(f"e{n:03d}" for n in range(1, 12, 2))
+    assert (len(split.members["train"]), len(split.members["val"])) == (5, 1)
+    assert split.notes == ()
+
+
+def test_a_scenario_too_small_for_every_split_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     make_folder(tmp_path, [3] * 10)
-    rule = SplitRule(0.8, 0.2, 0.0)
-    load_or_make_split(files(tmp_path), rule, tmp_path)
-    write_episode(tmp_path / "new.h5", make_episode("new"))
-    (tmp_path / "e003.h5").unlink()
-    write_episode(
-        tmp_path / "e005.h5", make_episode("e005", 3, scenario="left", instructions=("Other words.",))
+    write_episode(tmp_path / "rare.h5", make_episode("rare", scenario="rare"))
+    rule = SplitRule(0.6, 0.2, 0.2)
+    expected = (
+        "scenario 'rare' (1 episodes in 1 group) is not in val and test; "
+        "3 groups of its own would put it everywhere."
     )
-    with pytest.raises(ProjectError) as caught:
-        load_or_make_split(files(tmp_path), rule, tmp_path)
-    sentence = str(caught.value)
-    assert "1 added (new)" in sentence
-    assert "1 removed (e003)" in sentence
-    assert "1 changed" not in sentence
-    assert "delete the file" in sentence
-    assert "e005" not in sentence  # wording is no recorded fact: an ablation of it keeps its split
+    for _ in range(2):  # when it is made and whenever it is read
+        with caplog.at_level(logging.WARNING):
+            assert load_or_make_split(files(tmp_path), rule, tmp_path).notes == (expected,)
+        assert expected in caplog.text
+        caplog.clear()
 
 
-def test_changed_frames_or_groups_are_noticed(tmp_path: Path) -> None:
-    make_folder(tmp_path, [3] * 6)
-    rule = SplitRule(0.5, 0.5, 0.0)
-    load_or_make_split(files(tmp_path), rule, tmp_path)
-    original = (tmp_path / "e002.h5").read_bytes()
-    episode = open_episode(tmp_path / "e002.h5").load()
-    for change in ("pixel", "group", "action"):
-        altered = make_episode("e002", 3, scenario=episode.scenario)
-        if change == "pixel":
-            altered.frames[1, 2, 3, 0] ^= 1
-        elif change == "action":
-            altered.actions[0, 0] += 0.01
-        else:
-            altered.group = "elsewhere"
-        write_episode(tmp_path / "e002.h5", altered)
-        with pytest.raises(ProjectError, match=r"1 changed \(e002\)"):
-            load_or_make_split(files(tmp_path), rule, tmp_path)
-    (tmp_path / "e002.h5").write_bytes(original)
-    load_or_make_split(files(tmp_path), rule, tmp_path)
-
-
-def test_a_given_file_must_be_of_the_same_rule(tmp_path: Path) -> None:
-    make_folder(tmp_path / "data", [3] * 10)
-    path = str(tmp_path / "my_split.json")
-    load_or_make_split(files(tmp_path / "data"), SplitRule(0.8, 0.2, 0.0, path=path), tmp_path / "data")
-    assert not list((tmp_path / "data").glob("*.json"))
-    with pytest.raises(ProjectError, match="made with seed 0 and fractions"):
-        load_or_make_split(files(tmp_path / "data"), SplitRule(0.8, 0.2, 0.0, 1, path), tmp_path / "data")
-
-
-@pytest.mark.parametrize("content", ["", "{}", "[]", '{"format": "mobile-vla-split/2"}'])
-def test_a_broken_split_file_is_not_replaced_silently(tmp_path: Path, content: str) -> None:
-    make_folder(tmp_path, [3] * 4)
-    rule = SplitRule(0.5, 0.5, 0.0)
-    rule.file(tmp_path).write_text(content)
-    with pytest.raises(ProjectError, match="no readable split file"):
-        load_or_make_split(files(tmp_path), rule, tmp_path)
-    assert rule.file(tmp_path).read_text() == content
-
-
-def test_too_few_groups_for_a_split(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (SplitRule(0.8, 0.1, 0.1), "the val split of 4 episodes in 1 groups came out empty"),
+        (KFold(4), r"data\.split\.folds is 4, but 4 episodes in 1 groups leave fold1, fold2, fold3 empty"),
+        (LeaveOneScenarioOut("left"), "nothing is left to train on"),
+    ],
+)
+def test_too_few_groups_for_a_split(tmp_path: Path, rule: SplitMethod, message: str) -> None:
     for i in range(4):
         write_episode(tmp_path / f"e{i}.h5", make_episode(f"e{i}", group="one"))
-    with pytest.raises(ProjectError, match="the val split of 4 episodes in 1 groups came out empty"):
-        load_or_make_split(files(tmp_path), SplitRule(0.8, 0.1, 0.1), tmp_path)
+    with pytest.raises(ProjectError, match=message):
+        load_or_make_split(files(tmp_path), rule, tmp_path)
+    assert not list(tmp_path.glob("*.json"))
 
 
 def test_a_folder_that_cannot_be_written_names_the_key(tmp_path: Path) -> None:
     make_folder(tmp_path, [3] * 4)
     (tmp_path / "file").write_text("")
-    with pytest.raises(ProjectError, match="data.split.path"):
-        rule = SplitRule(0.5, 0.5, 0.0, path=str(tmp_path / "file" / "s.json"))
+    rule = SplitRule(0.5, 0.5, 0.0, path=str(tmp_path / "file" / "s.json"))
+    with pytest.raises(ProjectError, match=r"data\.split\.path"):
         load_or_make_split(files(tmp_path), rule, tmp_path)
 
 
+# ---------------------------------------------------------------- subsets of the training episodes
+
+
+def pretend(rows: list[tuple[int, str]]) -> list[Any]:
+    """Episodes as far as take_episodes looks: groups of the given sizes, each of one scenario."""
+    return [
+        SimpleNamespace(id=f"{g}-{k}", group=f"g{g}", scenario=scenario)
+        for g, (size, scenario) in enumerate(rows)
+        for k in range(size)
+    ]
+
+
+@settings(max_examples=60)
+@given(
+    rows=st.lists(st.tuples(st.integers(1, 3), st.sampled_from("abc")), min_size=1, max_size=40),
+    amounts=st.lists(
+        st.one_of(st.integers(1, 80), st.integers(1, 100).map(lambda p: p / 100)), min_size=2, max_size=6
+    ),
+    seed=st.integers(0, 3),
+    shuffler=st.randoms(use_true_random=False),
+)
+def test_smaller_sets_are_parts_of_larger_ones(
+    rows: list[tuple[int, str]], amounts: list[int | float], seed: int, shuffler: Any
+) -> None:
+    episodes = pretend(rows)
+    sets: list[tuple[int, set[str]]] = []
+    for amount in amounts:
+        count = amount if isinstance(amount, int) else round(amount * 100) * len(episodes) // 100
+        try:
+            taken = {e.id for e in take_episodes(episodes, amount, seed)}
+        except ProjectError as error:
+            assert "data.train_episodes is" in str(error)
+            assert count < 3 or count > len(episodes)
+            continue
+        shuffled = list(episodes)
+        shuffler.shuffle(shuffled)
+        assert {e.id for e in take_episodes(shuffled, amount, seed)} == taken
+        assert count - 3 < len(taken) <= count
+        assert all(
+            f"{g}-{k}" in taken for g, (size, _) in enumerate(rows) for k in range(size) if f"{g}-0" in taken
+        )
+        sets.append((len(taken), taken))
+    sets.sort(key=lambda one: one[0])
+    assert all(small <= large for (_, small), (_, large) in zip(sets, sets[1:], strict=False))
+
+
+@settings(max_examples=60)
+@given(
+    sizes=st.dictionaries(st.sampled_from("abcd"), st.integers(1, 30), min_size=1),
+    percent=st.integers(5, 100),
+    seed=st.integers(0, 3),
+)
+def test_subsets_keep_the_shares_of_the_scenarios(sizes: dict[str, int], percent: int, seed: int) -> None:
+    episodes = pretend([(1, scenario) for scenario, count in sizes.items() for _ in range(count)])
+    count = percent * len(episodes) // 100
+    if not count:
+        return
+    taken = Counter(e.scenario for e in take_episodes(episodes, percent / 100, seed))
+    assert taken.total() == count
+    for scenario, size in sizes.items():
+        # Half an episode from rounding its own share; where the others round moves the cut by half of one each.
+        assert abs(taken[scenario] - count / len(episodes) * size) <= 0.5 + 0.5 * len(sizes)
+
+
+def test_ten_twenty_five_and_fifty_percent() -> None:
+    episodes = pretend([(1, scenario) for scenario in "abcdefgh" for _ in range(40)])
+    sets = [take_episodes(episodes, amount, 0) for amount in (0.1, 0.25, 0.5, 1.0)]
+    assert [len(taken) for taken in sets] == [32, 80, 160, 320]
+    ids = [{e.id for e in taken} for taken in sets]
+    assert ids[0] < ids[1] < ids[2] < ids[3]
+    assert all(len(set(Counter(e.scenario for e in taken).values())) == 1 for taken in sets)
+    assert {e.id for e in take_episodes(episodes, 80, 0)} == ids[1]
+    assert {e.id for e in take_episodes(episodes, 80, 1)} != ids[1]
+    assert take_episodes(episodes, None, 0) == episodes
+
+
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("amount", "message"),
     [
-        ({"train": 0.8, "val": 0.1, "test": 0.2}, "add up to 1"),
-        ({"train": 1.2, "val": -0.2, "test": 0.0}, "add up to 1"),
-        ({"train": 0.0, "val": 0.5, "test": 0.5}, "train must be above 0"),
+        (0, "is 0, but the training split has 1 to 6 episodes"),
+        (7, "is 7, but the training split has 1 to 6 episodes"),
+        (1.5, "a number with a point is a fraction"),
+        (0.0, "a number with a point is a fraction"),
+        (float("nan"), "expected a number of episodes or a fraction"),
+        (True, "expected a number of episodes or a fraction"),
+        (1, "smaller than the first group of 2 near-duplicate episodes, which is never cut"),
+        (0.1, r"is 0\.1 \(0 of 6 episodes\), smaller than the first group"),
     ],
 )
-def test_fractions_are_checked(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(ProjectError, match=message):
-        SplitRule(**fields)
+def test_impossible_amounts_name_the_key(amount: int | float, message: str) -> None:
+    with pytest.raises(
+        ProjectError, match=rf"data\.train_episodes .*{message}|data\.train_episodes {message}"
+    ):
+        take_episodes(pretend([(2, "a")] * 3), amount, 0)
 
 
-def test_smaller_training_sets_are_parts_of_larger_ones(tmp_path: Path) -> None:
-    for i in range(12):
-        write_episode(tmp_path / f"e{i:02d}.h5", make_episode(f"e{i:02d}", group=f"g{i // 2}"))
-    episodes = files(tmp_path)
-    sets = [{e.id for e in take_episodes(episodes, n, seed=0)} for n in (2, 3, 6, 12)]
-    assert [len(s) for s in sets] == [2, 2, 6, 12]
-    assert sets[0] <= sets[1] <= sets[2] <= sets[3]
-    assert take_episodes(episodes, None, 0) == episodes
-    assert {e.id for e in take_episodes(episodes, 6, seed=1)} != sets[2]
-    for count in (0, 13):
-        with pytest.raises(ProjectError, match=f"data.train_episodes is {count}"):
-            take_episodes(episodes, count, 0)
-    with pytest.raises(ProjectError, match="never cut"):
-        take_episodes(episodes, 1, 0)
+# ---------------------------------------------------------------- conf/data/split
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "changes"),
+    [
+        ("train_val", SplitRule, {}),
+        ("train_val_test", SplitRule, {}),
+        ("kfold", KFold, {}),
+        ("leave_one_scenario_out", LeaveOneScenarioOut, {"scenario": "left"}),
+    ],
+)
+def test_the_configs_build_their_rule(name: str, kind: type, changes: dict[str, Any]) -> None:
+    node = OmegaConf.merge(OmegaConf.load(CONF / f"{name}.yaml"), changes)
+    check(node)  # type: ignore[arg-type]
+    assert type(build(node)) is kind  # type: ignore[arg-type]
+    keys = set(node) - {"_target_"}
+    assert keys == set(kind.__dataclass_fields__)  # type: ignore[attr-defined]  # every option can be set
+
+
+def test_every_config_is_tested() -> None:
+    assert {path.stem for path in CONF.glob("*.yaml")} == {
+        "train_val", "train_val_test", "kfold", "leave_one_scenario_out",
+    }  # fmt: skip
+
+
+def test_a_scenario_has_to_be_given() -> None:
+    with pytest.raises(ProjectError, match="scenario: a value is required here"):
+        check(OmegaConf.load(CONF / "leave_one_scenario_out.yaml"))  # type: ignore[arg-type]
+
+
+@settings(max_examples=5)
+@given(order=st.permutations(range(8)))
+def test_the_order_in_which_files_are_found_changes_nothing(
+    tmp_path_factory: pytest.TempPathFactory, order: list[int]
+) -> None:
+    root = tmp_path_factory.mktemp("order")
+    make_folder(root, [2] * 8)
+    rule = SplitRule(0.5, 0.25, 0.25)
+    found = files(root)
+    first = load_or_make_split([found[i] for i in order], rule, root)
+    rule.file(root).unlink()
+    assert load_or_make_split(found, rule, root) == first
+    assert sorted(i for name in SPLITS for i in first.members[name]) == [e.id for e in found]

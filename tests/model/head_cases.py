@@ -37,7 +37,7 @@ Q, D, S = 2, 3, 5
 every_head = pytest.mark.parametrize("name", HEADS)
 every_shape = pytest.mark.parametrize("horizon", [1, 4])
 every_window = pytest.mark.parametrize("window", [1, 4])
-every_space = pytest.mark.parametrize("space", ["omni3d", "differential2d"])
+every_space = pytest.mark.parametrize("space", ["omni3d", "diff_drive"])
 
 
 def space_of(option: str, **changes: Any) -> ActionSpace:

@@ -86,7 +86,7 @@ def test_a_hybrid_without_magnitudes_is_a_classes_head() -> None:
 def test_a_bin_is_off_by_half_its_width_at_most(
     bins: int, low: float, spread: float, share: list[float]
 ) -> None:
-    head = BinsHead(1, 1, 1, codec_of("differential2d"), 1, 1, [1], bins=bins)
+    head = BinsHead(1, 1, 1, codec_of("diff_drive"), 1, 1, [1], bins=bins)
     ends = torch.tensor([[low, 0.3], [low + spread, 0.3]])  # the second axis never moves
     head.fit(ends)
     actions = ends[0] + torch.tensor(share)[:, None] * (ends[1] - ends[0])

@@ -152,9 +152,7 @@ def test_half_precision_is_safe(name: str, precision: torch.dtype) -> None:
 @every_head
 def test_a_head_learns_a_handful_by_heart(name: str) -> None:
     head = (
-        make(name, horizon=2, space="differential2d", hidden_size=32)
-        if name != "mlp"
-        else make(name, horizon=2)
+        make(name, horizon=2, space="diff_drive", hidden_size=32) if name != "mlp" else make(name, horizon=2)
     )
     states, mask = inputs(head)
     actions, _ = targets(head)
@@ -173,7 +171,7 @@ def test_a_head_learns_a_handful_by_heart(name: str) -> None:
 @cache
 def two_ways(name: str) -> tuple[Any, Tensor, Tensor]:
     """A head that has seen one situation answered in two ways, +0.8 or -0.8 on both axes."""
-    head = make(name, 1, 1, "differential2d", fit=False)
+    head = make(name, 1, 1, "diff_drive", fit=False)
     actions = torch.tensor([0.8, -0.8]).repeat(32)[:, None, None].expand(-1, 1, 2)
     head.fit(actions[:, 0])
     states, mask = torch.ones(64, 1, Q, D), torch.ones(64, 1, dtype=torch.bool)

@@ -1,0 +1,146 @@
+"""Owns findings about the split: does training see what validation and test are to judge?
+
+In: `Facts` with a split. Out: findings. The split is the one the config would use: the stored file if there is one,
+else what would be made now (nothing is written into the data folder).
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from src.core.errors import ProjectError
+from src.data.check.files import duplicates
+from src.data.check.finding import ERROR, NOTE, WARNING, Facts, Finding, Sample, by_value
+from src.data.episode import EpisodeFile
+from src.data.groups import group_episodes
+from src.data.split import SplitMethod, load_or_make_split
+
+NEAR = 1.5
+"""Mean difference of two 16x16 first frames, in grey levels of 255, below which they show the same layout: sensor
+noise averages out to well below one level, another place or object moves the mean by several."""
+_SESSION = re.compile(r"(?:^|_)(\d{8})_\d{6}")
+
+
+def planned_split(
+    episodes: Sequence[EpisodeFile],
+    rule: SplitMethod,
+    root: Path,
+    samples: Mapping[Path, Sample] | None = None,
+) -> tuple[dict[str, str], str | None]:
+    """Episode id -> split name as a training would use it, and why the stored split cannot be used, if so.
+
+    Where there is none, or it does not fit, the answer is the split that would be made now. First frames that are
+    known from `samples` are not decoded again (0.08 s each at 720p).
+    """
+    trouble = None
+    if rule.file(root).exists():
+        try:
+            members = load_or_make_split(episodes, rule, root).members
+            return {episode: name for name, ids in members.items() for episode in ids}, None
+        except ProjectError as error:
+            trouble = str(error)
+    try:
+        known = [_with_first_frame(e, (samples or {}).get(e.path)) for e in episodes]
+        groups = group_episodes(known, rule.near_duplicates).groups
+        parts = rule.parts([(e.id, groups[e.id], e.scenario) for e in episodes])
+        return {episode: rule.role(part) for episode, part in parts.items()}, trouble
+    except ProjectError as error:
+        return {}, trouble or str(error)
+
+
+class _Known(EpisodeFile):
+    """An episode whose first frame is in memory, at the size that groups.py compares."""
+
+    first: np.ndarray
+
+    def frames(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """(1, 32, 32, 3) uint8 RGB for 0:1, else what the file holds."""
+        return self.first[None] if (start, stop) == (0, 1) else super().frames(start, stop)
+
+
+def _with_first_frame(episode: EpisodeFile, sample: Sample | None) -> EpisodeFile:
+    if sample is None:
+        return episode
+    known = _Known.__new__(_Known)
+    known.__dict__.update(episode.__dict__, first=sample.first)
+    return known
+
+
+def unusable_split(facts: Facts) -> Iterator[Finding]:
+    """Can the split that the config asks for be used, and is every part of it there?"""
+    if facts.split_fault is not None:
+        yield Finding(
+            "unusable_split", ERROR, facts.split_fault.rstrip("."),
+            "training will refuse this folder until it is settled",
+        )  # fmt: skip
+
+
+def duplicates_across_splits(facts: Facts) -> Iterator[Finding]:
+    """Is no recording in two splits?"""
+    crossing = [group for group in duplicates(facts) if len(_names(facts, group)) > 1]
+    if crossing:
+        names = " and ".join(sorted(_names(facts, crossing[0])))
+        yield Finding(
+            "duplicate_across_splits", ERROR,
+            f"{len(crossing)} recordings stand in several splits, the first in {names}",
+            "delete the copies, then delete the split file to split anew",
+            facts.paths(i for group in crossing for i in group),
+        )  # fmt: skip
+
+
+def groups_across_splits(facts: Facts) -> Iterator[Finding]:
+    """Does no split cut a group of near-duplicates?"""
+    cut = [m for m in by_value([e.group for e in facts.episodes]).values() if len(_names(facts, m)) > 1]
+    if cut:
+        group = facts.episodes[cut[0][0]].group
+        names = " and ".join(sorted(_names(facts, cut[0])))
+        yield Finding(
+            "group_across_splits", ERROR,
+            f"{len(cut)} groups are cut by the split, e.g. {group!r} is in {names}",
+            "delete the split file to split anew; a new split never cuts a group",
+            facts.paths(i for members in cut for i in members),
+        )  # fmt: skip
+
+
+def same_view_across_splits(facts: Facts) -> Iterator[Finding]:
+    """Does no first frame of validation or test also stand in training?"""
+    known = [i for i, e in enumerate(facts.episodes) if e.path in facts.samples and e.id in facts.split]
+    train = [i for i in known if facts.split[facts.episodes[i].id] == "train"]
+    held = [i for i in known if facts.split[facts.episodes[i].id] != "train"]
+    copies = {i for group in duplicates(facts) for i in group}  # they have a finding of their own
+    seen = [i for i in held if i not in copies and train and _nearest(facts, i, train) < NEAR]
+    if seen:
+        share = len(seen) / len(held)
+        yield Finding(
+            "same_view_across_splits", WARNING if share > 0.1 else NOTE,
+            f"{len(seen)} of {len(held)} episodes held out begin with a view that training has, too (first frames of "
+            f"16x16 px differ by less than {NEAR:g} levels)",
+            "give near-duplicates one group (data.lab.group_by=session or scenario) and split anew, or test elsewhere",
+            facts.paths(seen),
+        )  # fmt: skip
+
+
+def _nearest(facts: Facts, index: int, others: Sequence[int]) -> float:
+    first = facts.samples[facts.episodes[index].path].tiny[0].astype(np.int16)
+    frames = np.stack([facts.samples[facts.episodes[i].path].tiny[0] for i in others])
+    return float(np.abs(frames - first).mean(axis=(1, 2, 3)).min())
+
+
+def sessions_across_splits(facts: Facts) -> Iterator[Finding]:
+    """Are recordings of the same day and scenario kept together?"""
+    days = [(_SESSION.search(e.id), e) for e in facts.episodes]
+    keys = [f"{found.group(1)} {e.scenario}" if found else e.id for found, e in days]
+    cut = {key: m for key, m in by_value(keys).items() if len(m) > 1 and len(_names(facts, m)) > 1}
+    if cut:
+        yield Finding(
+            "session_across_splits", NOTE,
+            f"{len(cut)} recording sessions (the same day and scenario) lie in several splits, e.g. {next(iter(cut))}",
+            "data.lab.group_by=session keeps them together; light and layout of a day are then truly held out",
+            facts.paths(i for members in cut.values() for i in members),
+        )  # fmt: skip
+
+
+def _names(facts: Facts, indices: Sequence[int]) -> set[str]:
+    return {facts.split[facts.episodes[i].id] for i in indices if facts.episodes[i].id in facts.split}

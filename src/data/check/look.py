@@ -1,0 +1,134 @@
+"""Owns reading every file once: open it, decode a few frames, keep only small things, in several processes.
+
+In: paths. Out: per path an episode with a `Sample`, or a `Fault`. A file that ends the reading process itself is found
+and named too; all others are still read.
+"""
+
+import hashlib
+import io
+import multiprocessing
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from src.data.actions import ActionSpace
+from src.data.check.files import open_one
+from src.data.check.finding import Fault, Sample
+from src.data.episode import EpisodeFile
+from src.data.layouts import LabOptions
+
+TINY = 16
+"""Side in pixels of the averaged frames that checkers compare; a scene is still told apart, noise is gone."""
+CELLS = 32
+"""As CELLS in src/data/groups.py, which is not imported here: it would bring torch into every reading process."""
+_PICTURE = 240
+_FEW = 8
+"""So few files are read in this process: starting others would take longer."""
+
+Looked = tuple[EpisodeFile, Sample] | Fault
+
+
+def look(path: Path, action: ActionSpace, lab: LabOptions | None, frames: int) -> Looked:
+    """Open one file and decode `frames` frames, evenly spread from the first to the last."""
+    episode = open_one(path, action, lab)
+    if isinstance(episode, Fault):
+        return episode
+    steps = sample_steps(episode.length, frames)
+    digest, tiny, flat, jpeg = hashlib.sha256(), [], [], b""
+    try:
+        for step in steps:
+            frame = np.ascontiguousarray(episode.frames(step, step + 1)[0])
+            digest.update(frame.data)
+            picture = Image.fromarray(frame)
+            if (frame == frame[0, 0]).all():
+                flat.append(step)
+            tiny.append(np.asarray(picture.resize((TINY, TINY), Image.Resampling.BOX)))
+            if step == 0:
+                first = np.asarray(picture.resize((CELLS, CELLS), Image.Resampling.BILINEAR))
+            jpeg = jpeg or as_jpeg(frame)
+    except Exception as error:  # whatever a damaged picture provokes in a decoder is a fault of that file
+        return Fault(path, "damaged_frames", f"{path}: frame {step} cannot be decoded ({error}).")
+    return episode, Sample(steps, np.stack(tiny), digest.hexdigest(), tuple(flat), jpeg, first)
+
+
+def spread(total: int, count: int | None) -> list[int]:
+    """`count` of 0 … total - 1, evenly chosen; all of them for None."""
+    if count is None or count >= total:
+        return list(range(total))
+    return [round(x) for x in np.linspace(0, total - 1, count)]
+
+
+def sample_steps(length: int, frames: int) -> tuple[int, ...]:
+    """Up to `frames` distinct steps from 0 to length - 1, both ends included where there are two."""
+    return tuple(sorted({round(x) for x in np.linspace(0, length - 1, min(frames, length))}))
+
+
+def as_jpeg(frame: np.ndarray) -> bytes:
+    """(H, W, 3) uint8 RGB as a small JPEG."""
+    picture = Image.fromarray(frame)
+    picture.thumbnail((_PICTURE, _PICTURE), Image.Resampling.BOX)
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=85)
+    return stream.getvalue()
+
+
+def look_at_all(
+    paths: Sequence[Path],
+    action: ActionSpace,
+    lab: LabOptions | None,
+    frames: int,
+    workers: int,
+    tick: Callable[[], None],
+    sampled: int | None = None,
+) -> list[Looked]:
+    """`look` at every path, in the order given; `tick` is called after each file.
+
+    Args:
+        frames: decoded per episode.
+        workers: processes; 0 takes one per core.
+        sampled: of so many episodes, evenly chosen, `frames` are decoded, of the others the first only; None: of all.
+    """
+    chosen = set(spread(len(paths), sampled))
+    numbers = {path: frames if i in chosen else 1 for i, path in enumerate(paths)}
+    one = partial(look, action=action, lab=lab)
+    workers = min(workers or _cores(), len(paths))
+    if workers == 1 or len(paths) <= _FEW:
+        results = []
+        for path in paths:
+            results.append(one(path, frames=numbers[path]))
+            tick()
+        return results
+    found = _in_processes(one, numbers, workers, tick)
+    for path in paths:  # a process died: find out over which file, one by one
+        if path not in found:
+            found |= _in_processes(one, {path: numbers[path]}, 1, tick)
+        if path not in found:
+            found[path] = Fault(path, "crashes_reader", f"{path}: reading it ended the process that tried.")
+            tick()
+    return [found[path] for path in paths]
+
+
+def _in_processes(
+    one: Callable[..., Looked], frames: Mapping[Path, int], workers: int, tick: Callable[[], None]
+) -> dict[Path, Looked]:
+    # Spawned, not forked: HDF5 and torch hold locks and threads that a fork would copy in any state.
+    found: dict[Path, Looked] = {}
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        jobs = {pool.submit(one, path, frames=number): path for path, number in frames.items()}
+        for job in as_completed(jobs):
+            try:
+                found[jobs[job]] = job.result()
+            except BrokenProcessPool:
+                continue  # this file or another one; the caller tries it alone
+            tick()
+    return found
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,239 @@
+"""Owns the page check.html: one file without scripts and without network, for a screen or a phone, light or dark.
+
+In: an `Outcome` and `Views`. Out: HTML text. Pictures are embedded as data, drawings are inline SVG.
+"""
+
+import base64
+import html
+import io
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from PIL import Image
+
+from src.data.check.confounding import measure
+from src.data.check.drawing import bars, trajectories
+from src.data.check.finding import NOTE, SEVERITIES, Finding, percent
+from src.data.check.runner import Outcome
+from src.data.check.style import STYLE
+from src.data.check.views import Pair, Scene, Views
+
+_SIGN = {"error": "✕", "warning": "!", "note": "i"}
+MEANING = {
+    "linear_y": ("sideways", "to the left, so things in view should move to the right"),
+    "angular_z": ("rotation", "counter-clockwise, to the left, so things in view should move to the right"),
+}
+"""Axis -> its word and what a positive value must do (REP-103)."""
+
+
+def page(outcome: Outcome, shown: Views) -> str:
+    """The whole page."""
+    root = outcome.facts.root
+    body = [
+        f"<header><h1>Data check</h1><p class=root>{text(root.name)}</p>{_verdict(outcome)}</header>",
+        _section("Figures", _figures(outcome)),
+        _section("Findings", _findings(outcome)),
+    ]
+    if outcome.facts.episodes:
+        body += [
+            _section("Please confirm", _confirm(shown)),
+            _section("Classes and what needs no eyes", _classes(outcome)),
+            _section("Is the sentence in the picture?", _confounding(outcome)),
+            _section("Scenarios", _scenes(shown)),
+        ]
+    body.append(_section("What was asked", _asked(outcome)))
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>Data check: {text(root.name)}</title><style>{STYLE}</style></head>\n<body><main>\n"
+        + "\n".join(body).replace(" %", "&nbsp;%")
+        + "\n</main></body></html>\n"
+    )
+
+
+def text(value: object) -> str:
+    """Escaped for HTML; file names and sentences may hold anything."""
+    return html.escape(str(value), quote=True)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of cells that are HTML already; it scrolls by itself where it is too wide."""
+    top = "".join(f"<th>{cell}</th>" for cell in head)
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<div class=scroll><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def picture(jpeg: bytes, words: str) -> str:
+    """An embedded JPEG with its caption."""
+    data = base64.b64encode(jpeg).decode()
+    alt = text(words)
+    return f'<figure><img alt="{alt}" src="data:image/jpeg;base64,{data}"><figcaption>{alt}</figcaption></figure>'
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section><h2>{text(title)}</h2>{content}</section>"
+
+
+def _verdict(outcome: Outcome) -> str:
+    counts = outcome.counts()
+    worst = next((severity for severity in SEVERITIES if counts[severity]), NOTE)
+    words = {
+        "error": "Training on this data would be refused or wrong.",
+        "warning": "Usable, but read the warnings before you trust a score.",
+        "note": "Nothing stands in the way of a training.",
+    }[worst]
+    shown = " ".join(
+        f'<span class="tag {s}">{counts[s]} {s}{"s" * (counts[s] != 1)}</span>' for s in SEVERITIES
+    )
+    return f'<p class="verdict {worst}"><b>{words}</b></p><p>{shown}</p>'
+
+
+def _figures(outcome: Outcome) -> str:
+    facts, f = outcome.facts, outcome.figures
+    lengths = facts.lengths
+    sizes = sorted({f"{e.frame_shape[1]}×{e.frame_shape[0]}" for e in facts.episodes})
+    total = len(facts.faults) + len(facts.episodes)
+    cells = [
+        ("files", f"{total} ({len(facts.faults)} unusable)"),
+        ("frames", f"{f['frames']}"),
+        ("driven", f"{f['seconds_driven'] / 60:.1f} min"),
+        ("steps per episode", f"{lengths.min()}–{lengths.max()}" if len(lengths) else "–"),
+        ("frame size", ", ".join(sizes[:3]) or "–"),
+        ("scenarios", f"{len(f['scenarios'])}"),
+        ("groups", f"{f['groups']}"),
+        ("sentences", f"{f['instructions']}"),
+        ("split", ", ".join(f"{name} {n}" for name, n in sorted(f["splits"].items())) or "–"),
+    ]
+    tiles = "".join(f"<div class=tile><span>{text(k)}</span><b>{text(v)}</b></div>" for k, v in cells)
+    sampled = (
+        f"Metadata, actions and sentences of every file were read; {outcome.decoded} {outcome.seconds:.1f} s."
+    )
+    return f"<div class=tiles>{tiles}</div><p class=small>{text(sampled)}</p>"
+
+
+def _findings(outcome: Outcome) -> str:
+    if not outcome.findings:
+        return "<p>None.</p>"
+    return "".join(_card(finding, outcome) for finding in outcome.findings)
+
+
+def _card(finding: Finding, outcome: Outcome) -> str:
+    files = ""
+    if finding.files:
+        n = len(finding.files)
+        shown = text(finding.few_files(outcome.facts.root))
+        files = f"<p class=small>{n} file{'s' * (n != 1)}: <code>{shown}</code></p>"
+    return (
+        f'<article class="{finding.severity}"><h3><span class="tag {finding.severity}">'
+        f"{_SIGN[finding.severity]} {finding.severity}</span> {text(finding.code)}</h3>"
+        f"<p>{text(finding.reason)}.</p><p><b>Do:</b> {text(finding.advice)}.</p>{files}</article>"
+    )
+
+
+def _confirm(shown: Views) -> str:
+    parts = ["<p>A program cannot know these; a person who knows the place sees them at once.</p>"]
+    scene = next((scene for scene in shown.scenes if scene.jpeg), None)
+    if scene is not None:
+        parts += [
+            "<h3>Colours</h3><p>Left as a training will see it. If the right one is true, the colour order is wrong: "
+            "turn <code>data.lab.colour_order</code>.</p><div class=pair>",
+            picture(scene.jpeg, "as read (RGB)"),
+            picture(_swapped(scene.jpeg), "red and blue exchanged (BGR)"),
+            "</div>",
+        ]
+    parts += [_pair(pair) for pair in shown.pairs]
+    return "".join(parts)
+
+
+def _pair(pair: Pair) -> str:
+    word, must = MEANING[pair.axis]
+    key = "data.lab.lateral_sign" if pair.axis == "linear_y" else "data.lab.rotation_sign"
+    line = trajectories([_arc(pair.axis)], 120)
+    return (
+        f"<h3>Sign of {text(word)}</h3><p>{text(pair.episode)}, step {pair.step}: {text(pair.axis)} = "
+        f"{pair.value:+.2f} {text(pair.unit)}. Positive means {text(must)}. If the pictures show the opposite, turn "
+        f"<code>{key}</code>.</p><div class=pair>{picture(pair.before, 'before')}{picture(pair.after, 'after')}"
+        f"<figure>{line}<figcaption>the path that positive {text(pair.axis)} with forward motion must give, seen from "
+        "above; the robot starts at the dot and looks up</figcaption></figure></div>"
+    )
+
+
+def _arc(axis: str) -> np.ndarray:
+    t = np.linspace(0, 1, 20)
+    if axis == "linear_y":
+        return np.column_stack([t, 0.7 * t])
+    return np.column_stack([np.sin(1.2 * t), 1 - np.cos(1.2 * t)])
+
+
+def _swapped(jpeg: bytes) -> bytes:
+    red, green, blue = Image.open(io.BytesIO(jpeg)).split()
+    stream = io.BytesIO()
+    Image.merge("RGB", (blue, green, red)).save(stream, "JPEG", quality=85)
+    return stream.getvalue()
+
+
+def _classes(outcome: Outcome) -> str:
+    f = outcome.figures
+    if not f["class_shares"]:
+        return "<p>data.action names no classes.</p>"
+    rows = [
+        (f"always “{f['majority_class']}”", f["majority_accuracy"]),
+        ("a clock: the step number alone", f["clock_accuracy"]),
+        ("a clock that knows the scenario", f["clock_accuracy_given_scenario"]),
+        ("a clock that has read the sentence", f["clock_accuracy_given_instruction"]),
+    ]
+    blind = table(
+        ["guess of the class of each action", "right"],
+        [(text(name), "–" if value is None else percent(value)) for name, value in rows],
+    )
+    return (
+        bars(f["class_shares"])
+        + "<h3>What no camera is needed for</h3><p>Each guess uses only the other episodes. A policy has to beat "
+        f"these figures to show that it looks.</p>{blind}"
+    )
+
+
+def _confounding(outcome: Outcome) -> str:
+    found = measure(outcome.facts)
+    if found is None:
+        return "<p>Too few episodes, groups or instructions to measure it (20 episodes, 10 groups, 2 instructions).</p>"
+    rows = [found.instruction, *found.words[:8]]
+    cells = [
+        (
+            text(r.what) if r is found.instruction else f"“{text(r.what)}”",
+            percent(r.accuracy), percent(r.chance), percent(r.upper), f"{r.p:.3f}",
+        )
+        for r in rows
+    ]  # fmt: skip
+    return (
+        f"<p>A small classifier looks at the first frame (16×16 px) of {found.episodes} episodes and guesses which of "
+        f"{found.labels} instructions they have, and whether single words stand in it. Groups are left out whole. "
+        "Chance is the same classifier on shuffled instructions.</p>"
+        + table(["guessed", "right", "by chance", "95 of 100 shuffles below", "p"], cells)
+    )
+
+
+def _scenes(shown: Views) -> str:
+    more = f"<p class=small>{shown.hidden} smaller scenarios are not shown.</p>" if shown.hidden else ""
+    intro = (
+        "<p>Where the commands alone would lead, from above: each line one episode, the robot starts at the dot and "
+        "looks up. Grid: 1 m.</p>"
+    )
+    return intro + "<div class=scenes>" + "".join(_scene(scene) for scene in shown.scenes) + "</div>" + more
+
+
+def _scene(scene: Scene) -> str:
+    paths = ", ".join(f"{word} {n}" for word, n in sorted(scene.paths.items(), key=lambda item: -item[1]))
+    image = picture(scene.jpeg, scene.sentence) if scene.jpeg else ""
+    return (
+        f"<article><h3>{text(scene.name)}</h3><p class=small>{scene.episodes} episodes; path {text(paths)}</p>"
+        f"{image}{trajectories(scene.drives, 220)}</article>"
+    )
+
+
+def _asked(outcome: Outcome) -> str:
+    rows = []
+    for asked, found in outcome.questions:
+        tags = " ".join(f'<span class="tag {f.severity}">{text(f.code)}</span>' for f in found)
+        rows.append((text(asked), tags or "nothing found"))
+    return table(["question", "answer"], rows)

@@ -1,0 +1,247 @@
+"""Owns the check as a whole: read every file, ask every question, write the page, the JSON and the data card.
+
+In: the data module that a training would use (never set up here). Out: `Outcome`, and three files in a folder. Nothing
+else is written: no split, no cache.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from src.core.errors import ProjectError
+from src.core.files import atomic_write_json, atomic_write_text
+from src.data.check import actions, confounding, files, instructions, leakage
+from src.data.check.finding import (
+    ERROR,
+    SEVERITIES,
+    Checker,
+    Facts,
+    Fault,
+    Finding,
+    Sample,
+    question,
+    run_checkers,
+)  # fmt: skip
+from src.data.check.look import look_at_all
+from src.data.check.quick import ACTION_CHECKS, FILE_CHECKS, SPLIT_CHECKS
+from src.data.datamodule import EpisodeDataModule
+from src.data.episode import EpisodeFile
+from src.data.instruction import InstructionSource
+from src.data.scan import find_episodes
+
+SCHEMA = "mobile-vla-check/1"
+PICTURE_CHECKS: tuple[Checker, ...] = (files.blank_frames, files.frozen_camera, files.assumed_meaning)
+WORD_CHECKS: tuple[Checker, ...] = (
+    instructions.constant_instruction,
+    instructions.one_phrasing,
+    instructions.leaking_words,
+    instructions.instruction_gives_actions,
+    confounding.instruction_in_picture,
+    confounding.path_from_scenario,
+)
+VIEW_CHECKS: tuple[Checker, ...] = (leakage.same_view_across_splits,)
+ALL = (*FILE_CHECKS, *PICTURE_CHECKS, *ACTION_CHECKS, *WORD_CHECKS, *SPLIT_CHECKS, *VIEW_CHECKS)
+"""Every question, in the order of the page."""
+
+
+@dataclass
+class Outcome:
+    """What a check found.
+
+    Attributes:
+        facts: what was looked at.
+        findings: errors first.
+        figures: plain numbers behind the findings, for check.json.
+        seconds: wall clock of the whole check.
+        split_rule: the split in words.
+        out: folder of check.html, check.json and dataset_card.md.
+    """
+
+    facts: Facts
+    findings: list[Finding]
+    figures: dict[str, Any]
+    seconds: float
+    split_rule: str
+    out: Path
+    questions: list[tuple[str, list[Finding]]] = field(default_factory=list)
+
+    @property
+    def failed(self) -> bool:
+        """Whether there is an error."""
+        return any(finding.severity == ERROR for finding in self.findings)
+
+    @property
+    def decoded(self) -> str:
+        """How much of the pictures was looked at, as a sentence."""
+        steps = Counter(len(sample.steps) for sample in self.facts.samples.values())
+        shown = ", ".join(f"{n} each of {count} episodes" for n, count in sorted(steps.items(), reverse=True))
+        total = int(self.facts.lengths.sum())
+        return (
+            f"{sum(n * count for n, count in steps.items())} of {total} frames were decoded ({shown or 'none'}); "
+            "damage in the others is not seen here."
+        )
+
+    def counts(self) -> dict[str, int]:
+        """Severity -> number of findings."""
+        found = Counter(finding.severity for finding in self.findings)
+        return {severity: found[severity] for severity in SEVERITIES}
+
+
+def check(
+    data: EpisodeDataModule,
+    out: str | None = None,
+    frames: int = 2,
+    sampled: int | None = 250,
+    workers: int = 0,
+    progress: bool = True,
+) -> Outcome:
+    """Check the folder of `data` and write check.html, check.json and dataset_card.md.
+
+    Args:
+        data: as for a training; its root, action, lab, instruction, split and allow_mixed_sizes are used.
+        out: folder for the three files; None takes <data.root>/check.
+        frames: decoded of an episode, evenly spread; 1 sees the first frame only.
+        sampled: of so many episodes `frames` are decoded, of all others the first frame only; None: of all.
+        workers: processes that read; 0 takes one per core.
+        progress: show a progress bar on a terminal.
+
+    Raises:
+        ProjectError: the folder does not exist or holds no episode, or `out` cannot be written.
+    """
+    from src.data.check.card import card
+    from src.data.check.page import page
+    from src.data.check.views import views
+
+    if frames < 1:
+        raise ProjectError(f"frames is {frames}; expected 1 or more frames to decode of every episode.")
+    if sampled is not None and sampled < 0:
+        raise ProjectError(f"sampled is {sampled}; expected 0 or more episodes, or null for all of them.")
+    if workers < 0:
+        raise ProjectError(f"workers is {workers}; expected 0 (one per core) or more.")
+    begun = time.monotonic()
+    facts = gather(data, frames, sampled, workers, progress)
+    shown = views(facts)
+    asked = [(question(checker), run_checkers(facts, [checker])) for checker in ALL]
+    findings = [finding for _, found in asked for finding in found]
+    findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
+    outcome = Outcome(
+        facts=facts,
+        findings=findings,
+        figures=figures(facts),
+        seconds=0.0,
+        split_rule=str(data.split_rule),
+        out=Path(out) if out is not None else data.root / "check",
+        questions=asked,
+    )
+    outcome.seconds = time.monotonic() - begun
+    atomic_write_text(outcome.out / "check.html", page(outcome, shown))
+    atomic_write_text(outcome.out / "dataset_card.md", card(outcome))
+    atomic_write_json(outcome.out / "check.json", to_dict(outcome))
+    return outcome
+
+
+def gather(data: EpisodeDataModule, frames: int, sampled: int | None, workers: int, progress: bool) -> Facts:
+    """Read every file of the data module's folder, and find out which split a training would use."""
+    paths = find_episodes(data.root)
+    console = Console(stderr=True)
+    columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not (progress and console.is_terminal)
+    ) as bar:
+        line = bar.add_task("reading", total=len(paths))
+        looked = look_at_all(
+            paths, data.action_space, data.lab, frames, workers, lambda: bar.advance(line), sampled
+        )
+    episodes: list[EpisodeFile] = []
+    faults: list[Fault] = []
+    samples: dict[Path, Sample] = {}
+    for found in looked:
+        if isinstance(found, Fault):
+            faults.append(found)
+            continue
+        episode, sample = found
+        try:
+            episodes.append(_worded(episode, data.instruction))
+            samples[episode.path] = sample
+        except ProjectError as error:
+            faults.append(Fault(episode.path, "missing_instruction", str(error)))
+    facts = Facts(
+        data.root, data.action_space, episodes, faults, samples, allow_mixed_sizes=data.allow_mixed_sizes
+    )
+    if episodes:
+        unique = list(
+            {episode.id: episode for episode in reversed(episodes)}.values()
+        )  # the first of each id
+        facts.split, facts.split_fault = leakage.planned_split(unique, data.split_rule, data.root, samples)
+    return facts
+
+
+def _worded(episode: EpisodeFile, source: InstructionSource) -> EpisodeFile:
+    """The episode with the sentences that the config gives it, which need not be those of the file."""
+    other = copy.copy(episode)
+    other.meta = replace(episode.meta, instructions=tuple(source.wordings(episode)))
+    return other
+
+
+def figures(facts: Facts) -> dict[str, Any]:
+    """The numbers behind the findings; what cannot be computed is None."""
+    best = actions.majority(facts)
+    path = confounding.path_accuracy(facts)
+    read = confounding.measure(facts)
+    return {
+        "episodes": len(facts.episodes),
+        "files_unusable": len(facts.faults),
+        "frames": int(facts.lengths.sum()),
+        "seconds_driven": float(sum(e.length * e.control_period for e in facts.episodes)),
+        "scenarios": dict(Counter(e.scenario for e in facts.episodes)),
+        "groups": len({e.group for e in facts.episodes}),
+        "instructions": len({text for e in facts.episodes for text in e.instructions}),
+        "splits": dict(Counter(facts.split.values())),
+        "class_shares": actions.class_shares(facts),
+        "majority_class": best[0] if best else None,
+        "majority_accuracy": best[1] if best else None,
+        "clock_accuracy": actions.clock_accuracy(facts),
+        "clock_accuracy_given_scenario": actions.clock_accuracy(facts, [e.scenario for e in facts.episodes]),
+        "clock_accuracy_given_instruction": instructions.reader_accuracy(facts),
+        "path_accuracy_given_scenario": path[0] if path else None,
+        "path_accuracy_majority": path[1] if path else None,
+        "instruction_from_first_frame": None if read is None else _reading(read.instruction),
+        "words_from_first_frame": None if read is None else [_reading(r) for r in read.words[:10]],
+    }
+
+
+def _reading(reading: confounding.Reading) -> dict[str, Any]:
+    return {
+        "what": reading.what,
+        "accuracy": reading.accuracy,
+        "chance": reading.chance,
+        "chance_95": reading.upper,
+        "p": reading.p,
+    }
+
+
+def to_dict(outcome: Outcome) -> dict[str, Any]:
+    """The content of check.json."""
+    facts = outcome.facts
+    return {
+        "schema": SCHEMA,
+        "root": str(facts.root),
+        "files": len(facts.episodes) + len(facts.faults),
+        "frames_decoded": sum(len(sample.steps) for sample in facts.samples.values()),
+        "seconds": round(outcome.seconds, 2),
+        "counts": outcome.counts(),
+        "split": outcome.split_rule,
+        "findings": [finding.to_dict(facts.root) for finding in outcome.findings],
+        "asked": [
+            {"question": text, "findings": [f.code for f in found]} for text, found in outcome.questions
+        ],
+        "figures": outcome.figures,
+    }
