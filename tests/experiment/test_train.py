@@ -234,7 +234,7 @@ def test_a_metric_that_nobody_logs_is_refused_with_a_suggestion(small_cfg: Confi
     ("override", "sentence"),
     [
         ("data.window=0", "data.window"),
-        ("optimizer.lr=-1", "optimizer: Invalid learning rate: -1"),
+        ("optimizer.lr=-1", "optimizer.lr: found -1, expected a finite number above 0"),
         ("scheduler.warmup_fraction=2", "scheduler.warmup_fraction"),
         ("callbacks.checkpoint.every_n_steps=0", "callbacks.checkpoint.every_n_steps"),
     ],
