@@ -55,7 +55,8 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text_layers=1,
         latents=4,
     )
-    build_tiny(folder, ["Drive past the box on its left right side and stop at the target."], sizes)
+    corpus = ["Drive past the box on its left right side and stop at the target.", "An image of a robot"]
+    build_tiny(folder, corpus, sizes)
     return folder
 
 
@@ -92,5 +93,5 @@ def test_the_full_size_preset_without_weights_says_what_to_do(tmp_path: Path, la
         f"hydra.run.dir={tmp_path}",
     )
     assert done.returncode == 2
-    assert "microsoft/kosmos-2-patch14-224" in done.stderr and "kosmos2_tiny" in done.stderr
+    assert "microsoft/kosmos-2-patch14-224" in done.stderr and "model=kosmos_tiny" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
