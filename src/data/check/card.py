@@ -4,7 +4,7 @@ In: an `Outcome`. Out: Markdown. Nothing is in it that the check did not measure
 """
 
 from src.data.check.finding import percent
-from src.data.check.runner import Outcome
+from src.data.check.outcome import Outcome
 
 
 def card(outcome: Outcome) -> str:

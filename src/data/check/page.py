@@ -14,7 +14,7 @@ from PIL import Image
 from src.data.check.confounding import measure
 from src.data.check.drawing import bars, trajectories
 from src.data.check.finding import NOTE, SEVERITIES, Finding, percent
-from src.data.check.runner import Outcome
+from src.data.check.outcome import Outcome
 from src.data.check.style import STYLE
 from src.data.check.views import Pair, Scene, Views
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import time
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,16 @@ from src.core.errors import ProjectError
 from src.core.files import atomic_write_json, atomic_write_text
 from src.data.check import actions, confounding, files, instructions, leakage
 from src.data.check.finding import (
-    ERROR,
     SEVERITIES,
     Checker,
     Facts,
     Fault,
-    Finding,
     Sample,
     question,
     run_checkers,
 )  # fmt: skip
 from src.data.check.look import look_at_all
+from src.data.check.outcome import Outcome
 from src.data.check.quick import ACTION_CHECKS, FILE_CHECKS, SPLIT_CHECKS
 from src.data.datamodule import EpisodeDataModule
 from src.data.episode import EpisodeFile
@@ -50,49 +49,6 @@ WORD_CHECKS: tuple[Checker, ...] = (
 VIEW_CHECKS: tuple[Checker, ...] = (leakage.same_view_across_splits,)
 ALL = (*FILE_CHECKS, *PICTURE_CHECKS, *ACTION_CHECKS, *WORD_CHECKS, *SPLIT_CHECKS, *VIEW_CHECKS)
 """Every question, in the order of the page."""
-
-
-@dataclass
-class Outcome:
-    """What a check found.
-
-    Attributes:
-        facts: what was looked at.
-        findings: errors first.
-        figures: plain numbers behind the findings, for check.json.
-        seconds: wall clock of the whole check.
-        split_rule: the split in words.
-        out: folder of check.html, check.json and dataset_card.md.
-    """
-
-    facts: Facts
-    findings: list[Finding]
-    figures: dict[str, Any]
-    seconds: float
-    split_rule: str
-    out: Path
-    questions: list[tuple[str, list[Finding]]] = field(default_factory=list)
-
-    @property
-    def failed(self) -> bool:
-        """Whether there is an error."""
-        return any(finding.severity == ERROR for finding in self.findings)
-
-    @property
-    def decoded(self) -> str:
-        """How much of the pictures was looked at, as a sentence."""
-        steps = Counter(len(sample.steps) for sample in self.facts.samples.values())
-        shown = ", ".join(f"{n} each of {count} episodes" for n, count in sorted(steps.items(), reverse=True))
-        total = int(self.facts.lengths.sum())
-        return (
-            f"{sum(n * count for n, count in steps.items())} of {total} frames were decoded ({shown or 'none'}); "
-            "damage in the others is not seen here."
-        )
-
-    def counts(self) -> dict[str, int]:
-        """Severity -> number of findings."""
-        found = Counter(finding.severity for finding in self.findings)
-        return {severity: found[severity] for severity in SEVERITIES}
 
 
 def check(

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from src.data.check.finding import percent
-from src.data.check.runner import Outcome
+from src.data.check.outcome import Outcome
 
 _COLOUR = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 

@@ -15,7 +15,8 @@ from rich.console import Console
 
 from src.core.errors import ProjectError
 from src.data.check.finding import SEVERITIES
-from src.data.check.runner import ALL, SCHEMA, Outcome, check
+from src.data.check.outcome import Outcome
+from src.data.check.runner import ALL, SCHEMA, check
 from src.data.check.screen import show
 from src.data.episode import write_episode
 from src.data.instruction import FromFile
