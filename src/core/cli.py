@@ -18,8 +18,10 @@ from typing import Any
 from src.core.errors import ProjectError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-_STORAGE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST}
-_STORAGE |= {errno.ENOENT, errno.ENAMETOOLONG}
+_STORAGE = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST, errno.ENOENT,
+    errno.ENAMETOOLONG,
+}  # fmt: skip
 
 
 def entry_point(config_name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:

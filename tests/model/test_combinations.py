@@ -225,17 +225,22 @@ def test_every_backbone_sees_listens_and_remembers(
             torch.testing.assert_close(policy.predict(alone)[0], before[sample], rtol=0, atol=1e-5)
 
 
+def policies_of(cfg: Any, action_space: ActionSpace) -> Callable[..., Policy]:
+    """Builds the policy of a composed config; the caller chooses the head."""
+    normalizer = MinMaxNormalizer()
+    normalizer.fit(np.array([[-1.15] * 3, [1.15] * 3]))
+    return partial(
+        build, cfg.model, action_space=action_space, normalizer=normalizer, window=3, horizon=2,
+        optimizer=partial(adamw, lr=1e-3),
+    )  # fmt: skip
+
+
 def test_the_last_layers_of_a_site_are_those_that_are_read(
     overrides: Callable[[str], list[str]], action_space: ActionSpace, compose: Any
 ) -> None:
     """LLaVA takes its features from the last vision layer but one; an adapter behind it would stand still."""
     cfg = compose("train", *overrides("llava"), "model/lora=vision", "model.lora.sites.vision=1")
-    normalizer = MinMaxNormalizer()
-    normalizer.fit(np.array([[-1.15] * 3, [1.15] * 3]))
-    make = partial(
-        build, cfg.model, action_space=action_space, normalizer=normalizer, window=3, horizon=2,
-        optimizer=partial(adamw, lr=1e-3),
-    )  # fmt: skip
+    make = policies_of(cfg, action_space)
     train_two_steps(make, build(compose("train").model.head))
 
 
@@ -252,10 +257,5 @@ def test_every_backbone_composes_and_trains_with_another_head_and_placement(
     cfg = compose("train", *overrides(option), f"model/lora={lora}", f"model/head={head}")
     cfg.run_folder = "somewhere"
     check(cfg, root_keys(CONF, "train"))
-    normalizer = MinMaxNormalizer()
-    normalizer.fit(np.array([[-1.15] * 3, [1.15] * 3]))
-    make = partial(
-        build, cfg.model, action_space=action_space, normalizer=normalizer, window=3, horizon=2,
-        optimizer=partial(adamw, lr=1e-3),
-    )  # fmt: skip
+    make = policies_of(cfg, action_space)
     train_two_steps(make, build(cfg.model.head))

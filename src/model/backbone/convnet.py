@@ -12,7 +12,6 @@ sample (GroupNorm, Wu & He 2018, arXiv:1803.08494), because BatchNorm would let 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from src.core.errors import ProjectError
 from src.model.backbone.base import Backbone
 from src.model.backbone.film import GROUP, ConvNet, FilmTrunk, Readout, Stem, WordEncoder
-from src.model.backbone.loading import REPOSITORY, first_line
+from src.model.backbone.loading import local_folder, reason
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
@@ -169,12 +168,11 @@ def _open_tokenizer(name: str) -> Any:
     """A hub id or folder; relative folders are looked up in the repository too, as checkpoints are."""
     from transformers import AutoTokenizer
 
-    shipped = REPOSITORY / name
-    folder = shipped if shipped.is_dir() else Path(name).expanduser()
+    folder = local_folder(name)
     try:
         return AutoTokenizer.from_pretrained(str(folder) if folder.is_dir() else name)
     except (OSError, ValueError, KeyError) as error:
         raise ProjectError(
             f"model.backbone.tokenizer: {name} is neither a local folder with a tokenizer nor reachable on the hub "
-            f"({first_line(error)}); download one, or use assets/kosmos2_tiny."
+            f"({reason(error)}); download one, or use assets/kosmos2_tiny."
         ) from error

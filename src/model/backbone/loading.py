@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from src.core.annotations import first_line
 from src.core.errors import ProjectError
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -40,8 +41,7 @@ def open_checkpoint(
     """
     from transformers import AutoConfig
 
-    shipped = REPOSITORY / checkpoint
-    folder = shipped if shipped.is_dir() else Path(checkpoint).expanduser()
+    folder = local_folder(checkpoint)
     written_as_path = checkpoint.startswith((".", "/", "~", "assets/")) or checkpoint.count("/") > 1
     looks_local = folder.exists() or written_as_path
     place = str(folder) if looks_local else checkpoint
@@ -62,7 +62,7 @@ def open_checkpoint(
     except (ValueError, KeyError) as error:
         raise ProjectError(
             f"model.backbone.checkpoint: the config.json of {place} describes no model transformers knows "
-            f"({first_line(error)}), expected a {family}; point it to another folder."
+            f"({reason(error)}), expected a {family}; point it to another folder."
         ) from error
     if config.model_type not in model_types:
         raise ProjectError(
@@ -70,6 +70,12 @@ def open_checkpoint(
             f"{' or '.join(repr(name) for name in model_types)}; choose the backbone of that family instead."
         )
     return place, config, getattr(config, "_commit_hash", None)
+
+
+def local_folder(name: str) -> Path:
+    """Where `name` lies if it is a folder: below the repository, or as written."""
+    shipped = REPOSITORY / name
+    return shipped if shipped.is_dir() else Path(name).expanduser()
 
 
 def at(revision: str | None) -> dict[str, str]:
@@ -107,7 +113,7 @@ def load_network(loader: Any, place: str, revision: str | None, dtype: str, quan
         raise unreachable(place, error) from error
     except (RuntimeError, SafetensorError) as error:
         raise ProjectError(
-            f"model.backbone.checkpoint: the weights of {place} cannot be read ({first_line(error)}), expected those "
+            f"model.backbone.checkpoint: the weights of {place} cannot be read ({reason(error)}), expected those "
             "its config.json describes, whole; download it again (git needs `git lfs pull`)."
         ) from error
     finally:
@@ -149,16 +155,16 @@ def unreachable(place: str, error: Exception) -> ProjectError:
     """The sentence for files of a checkpoint that are neither here nor to be had."""
     if Path(place).is_dir():
         return ProjectError(
-            f"model.backbone.checkpoint: a file of the folder {place} is missing or damaged ({first_line(error)}), "
+            f"model.backbone.checkpoint: a file of the folder {place} is missing or damaged ({reason(error)}), "
             "expected all that save_pretrained writes: config, weights, tokenizer, image processor; copy it again."
         )
     return ProjectError(
         f"model.backbone.checkpoint: {place} is neither a local folder with weights nor reachable on the hub "
-        f"({first_line(error)}); run `hf download {place}` on a machine with network and set "
+        f"({reason(error)}); run `hf download {place}` on a machine with network and set "
         "model.backbone.checkpoint=<folder>, or use model=kosmos_tiny, which ships with the project."
     )
 
 
-def first_line(error: Exception) -> str:
-    """What went wrong, without the library's advice behind it."""
-    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+def reason(error: Exception) -> str:
+    """What went wrong, without the library's advice behind it and ready to stand in brackets."""
+    return first_line(error).rstrip(".")
