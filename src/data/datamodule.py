@@ -4,10 +4,8 @@ In: conf/data/*.yaml and, through `bind`, the tokeniser of the backbone. Out: `B
 and resume anywhere, a fitted normaliser, and the facts about the data for the run record.
 """
 
-import copy
 import logging
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,10 +21,11 @@ from src.data.assemble import BatchAssembler, InstructionTable, Tokenize
 from src.data.augment import Augmentation, augmented
 from src.data.batch import Batch
 from src.data.check.finding import refuse
+from src.data.check.instructions import with_sentences
 from src.data.check.quick import quick_check, usable
 from src.data.episode import EpisodeFile
 from src.data.frames import FrameStore
-from src.data.instruction import FromFile, InstructionSource, record, require_apart
+from src.data.instruction import FromFile, InstructionSource, record, require_apart, words_hash
 from src.data.layouts import LabOptions
 from src.data.loader import ResumableLoader
 from src.data.mirror import mirror_signs, mirror_text
@@ -141,6 +140,7 @@ class EpisodeDataModule(lightning.LightningDataModule):
         self._tokenize: Tokenize | None = None
         self._split: Split | None = None
         self._left_out: list[str] = []
+        self._worded_by_file = 0
         self._episodes: dict[str, list[EpisodeFile]] = {}
         self._present: dict[str, int] = {}
         self._phrasings: dict[str, list[tuple[str, ...]]] = {}
@@ -190,7 +190,7 @@ class EpisodeDataModule(lightning.LightningDataModule):
             self._episodes["train"], self.train_episodes, self.split_rule.seed, split.groups
         )
         self.instruction.check(found)
-        self._choose_words()
+        self._choose_words(split.groups)
         self._split = split
         self.normalizer.fit(self.training_actions())
         for name in SPLITS:
@@ -225,7 +225,8 @@ class EpisodeDataModule(lightning.LightningDataModule):
     def episodes(self, split: str) -> list[EpisodeFile]:
         """The episodes of "train", "val" or "test" that this run uses.
 
-        Their `instructions` are the run's: first those that the split's batches show, then the other wordings.
+        Their `instructions` are the run's: first those that the split's batches show, then the other wordings. Their
+        `group` is the split's: that of the file, joined with those of near-duplicates.
         """
         if self._split is None:
             raise RuntimeError("setup() has to run before the episodes are known")
@@ -266,6 +267,12 @@ class EpisodeDataModule(lightning.LightningDataModule):
             "instruction": {
                 "paraphrase": self.paraphrase,
                 **self.instruction.facts(),
+                "hash": words_hash(
+                    (name, episode.id, texts)
+                    for name in SPLITS
+                    for episode, texts in zip(self._episodes[name], self._phrasings[name], strict=True)
+                ),
+                "episodes_worded_by_file": self._worded_by_file,
                 **{name: record(self._texts(name)) for name in SPLITS if self._episodes[name]},
             },
             "augmentation": self.augmentation.facts(),
@@ -273,10 +280,13 @@ class EpisodeDataModule(lightning.LightningDataModule):
         }
 
     def _open(self) -> list[EpisodeFile]:
-        """Every episode below the root, or every one that can be used."""
-        if self.on_bad_files == "error":
-            return scan(self.root, self.action_space, self.lab, self.allow_mixed_sizes)
-        found, findings = usable(self.root, self.action_space, self.lab, self.allow_mixed_sizes)
+        """Every episode below the root, or every one that can be used; each has a sentence."""
+        how = self.root, self.action_space, self.lab, self.allow_mixed_sizes
+        opened, findings = usable(*how) if self.on_bad_files == "skip" else (scan(*how), [])
+        found, silent = with_sentences(opened, self.instruction)
+        if self.on_bad_files == "error" or not found:
+            refuse(silent, self.root)
+        findings = [*findings, *silent]
         for finding in findings:
             log.warning("left out: %s (%s)", finding.reason, finding.few_files(self.root))
         self._left_out = sorted({str(path) for finding in findings for path in finding.files})
@@ -292,15 +302,19 @@ class EpisodeDataModule(lightning.LightningDataModule):
             log.log(level, "%s: %s; %s", finding.code, finding.reason, finding.advice)
         refuse(findings, self.root)
 
-    def _choose_words(self) -> None:
+    def _choose_words(self, groups: Mapping[str, str]) -> None:
         """Let the source name the phrasings of every episode, and prove that held-out wording is not trained on."""
-        source = self.instruction
+        source, spoken = self.instruction, 1 if self.paraphrase == "first" else None
+        used = [episode for name in SPLITS for episode in self._episodes[name]]
+        self._worded_by_file = sum(source.from_file(episode) for episode in used)
+        log.info("%d of %d episodes have the words of their file", self._worded_by_file, len(used))
         for name in SPLITS:
-            self._phrasings[name] = [source.phrasings(episode, name) for episode in self._episodes[name]]
-            # A replaced copy, so that whoever reads an episode's instructions reads those of the run.
+            told = [source.phrasings(episode, name)[:spoken] for episode in self._episodes[name]]
+            self._phrasings[name] = told
+            # Replaced copies, so that whoever reads instructions and groups reads those of the run.
             self._episodes[name] = [
-                _worded(episode, shown, source.wordings(episode))
-                for episode, shown in zip(self._episodes[name], self._phrasings[name], strict=True)
+                e.retold(tuple(dict.fromkeys((*shown, *source.wordings(e)))), groups[e.id])
+                for e, shown in zip(self._episodes[name], told, strict=True)
             ]
         trained, shown = (
             {
@@ -381,10 +395,3 @@ class EpisodeDataModule(lightning.LightningDataModule):
     def _overfits(self) -> bool:
         # Lightning sets this attribute in a helper, where type checkers do not see it.
         return self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
-
-
-def _worded(episode: EpisodeFile, shown: tuple[str, ...], wordings: tuple[str, ...]) -> EpisodeFile:
-    """The episode with the sentences of this run: those shown first, then the others of the same meaning."""
-    other = copy.copy(episode)
-    other.meta = replace(episode.meta, instructions=tuple(dict.fromkeys((*shown, *wordings))))
-    return other

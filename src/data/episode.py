@@ -6,7 +6,8 @@ a lazy reader that holds the metadata and fetches frames on demand. The rest of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import copy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ class Episode:
         id: unique within a data set; also the file's name by convention.
         frames: (T, H, W, 3) uint8 RGB.
         actions: (T, A) float32 in `action_units` (SI).
-        instructions: at least one; the first is canonical, the others say the same in other words.
+        instructions: the first is canonical, the others say the same in other words. A file that was recorded
+            without has none; to be written, an episode needs one or more.
         action_names, action_units: (A,) as in the action space.
         control_period: seconds between steps.
         scenario: label for stratified splits and per-scenario metrics.
@@ -94,6 +96,11 @@ def write_episode(path: Path, episode: Episode, frames: str = "raw", quality: in
         quality: 1 to 100, for "jpeg" only.
     """
     episode.validate()
+    if not episode.instructions:
+        raise ProjectError(
+            f"episode {episode.id!r}: instructions are {episode.instructions!r}, expected one or more sentences; say "
+            "what was to be done."
+        )
     arrays = {"actions": np.asarray(episode.actions, np.float32)}
     for name in ("timestamps", "poses"):
         value = getattr(episode, name)
@@ -180,7 +187,7 @@ class EpisodeFile:
 
     @property
     def instructions(self) -> tuple[str, ...]:
-        """At least one; the first is canonical."""
+        """What the file says, the first being canonical; none where it says nothing (see src/data/instruction.py)."""
         return self.meta.instructions
 
     @property
@@ -233,6 +240,14 @@ class EpisodeFile:
                 return self.layout.frames(file, start, stop, self.options)
             except (OSError, RuntimeError, KeyError) as error:
                 raise self._damaged(error) from error
+
+    def retold(self, instructions: tuple[str, ...], group: str | None = None) -> EpisodeFile:
+        """A copy with other sentences, and another group where one is given; the file stays as it is."""
+        other = copy.copy(self)
+        other.meta = replace(
+            self.meta, instructions=instructions, group=self.group if group is None else group
+        )
+        return other
 
     def load(self) -> Episode:
         """The whole episode in memory, validated."""

@@ -53,15 +53,17 @@ def check_labels(
     control_period: float,
     **labels: str,
 ) -> None:
-    """Raise a ProjectError unless names and units fit A `axes`, a sentence is there, the period is in seconds above
-    zero and no label (id, scenario, group) is empty."""
+    """Raise a ProjectError unless names and units fit A `axes`, no sentence is empty, the period is in seconds above
+    zero and no label (id, scenario, group) is empty. There may be no sentence at all."""
     if not len(action_names) == len(action_units) == axes:
         raise ProjectError(
             f"{where}: {axes} action axes, but names {list(action_names)} "
             f"and units {list(action_units)}; give one of each per axis."
         )
-    if not instructions or not all(isinstance(t, str) and t.strip() for t in instructions):
-        raise ProjectError(f"{where}: instructions are {instructions!r}, expected one or more sentences.")
+    if not all(isinstance(t, str) and t.strip() for t in instructions):
+        raise ProjectError(
+            f"{where}: instructions are {instructions!r}, expected sentences; write the file again."
+        )
     for name, value in labels.items():
         if not value:
             raise ProjectError(f"{where}: {name} is empty; every episode needs one.")

@@ -13,7 +13,8 @@ from typing import Any
 
 from src.core.errors import ProjectError
 from src.data.episode import EpisodeFile
-from src.data.split import shuffle_key
+from src.data.manifest import table_hash
+from src.data.split_rules import shuffle_key
 
 EVALUATE_ON = ("canonical", "held_out")
 _LISTED = 64
@@ -52,6 +53,10 @@ class InstructionSource(ABC):
         """Where the sentences come from, for error sentences and the run record."""
 
     @abstractmethod
+    def from_file(self, episode: EpisodeFile) -> bool:
+        """Whether the sentences of the episode are those that its file holds."""
+
+    @abstractmethod
     def wordings(self, episode: EpisodeFile) -> tuple[str, ...]:
         """Every phrasing of the episode, held out or not, the canonical one first; a ProjectError if there is none."""
 
@@ -61,9 +66,15 @@ class InstructionSource(ABC):
         Training gets what is not held out, canonical first. Validation and test get exactly one, see `evaluate_on`.
 
         Raises:
-            ProjectError: nothing is left to train on, or nothing is held out of this episode to evaluate on.
+            ProjectError: nothing is left to train on, nothing is held out of this episode to evaluate on, or a number
+                would count sentences of a file, which may stand in any order.
         """
         texts = self.wordings(episode)
+        if isinstance(self.held_out, int) and self.held_out and self.from_file(episode):
+            raise ProjectError(
+                f"data.instruction.held_out={self.held_out} counts phrasings of {self.name}, but {episode.path} has "
+                "its own, in any order; give patterns, or set data.instruction.prefer_file=false."
+            )
         hidden = self._hidden(texts)
         open_ones = tuple(text for text in texts if text not in hidden)
         if not open_ones:
@@ -123,6 +134,10 @@ class FromFile(InstructionSource):
         """The files themselves."""
         return "the episode file"
 
+    def from_file(self, episode: EpisodeFile) -> bool:
+        """Always."""
+        return True
+
     def wordings(self, episode: EpisodeFile) -> tuple[str, ...]:
         """The file's sentences."""
         if not episode.instructions:
@@ -134,13 +149,14 @@ class FromFile(InstructionSource):
 
 
 class ScenarioMap(InstructionSource):
-    """Sentences per scenario from a YAML of conf/data/instruction: one wording for all files, whatever they hold.
+    """Sentences per scenario from a YAML of conf/data/instruction.
 
     Args:
         origin: the YAML, for error sentences and the run record.
         scenarios: scenario -> a sentence or a list of them, the canonical one first.
         held_out, evaluate_on: see `InstructionSource`.
-        prefer_file: true takes the file's own sentences where it has any, and the map for the others.
+        prefer_file: true takes the file's own sentences where it has any, and the map for the others; false takes the
+            map for all, whatever the files hold.
     """
 
     def __init__(
@@ -163,9 +179,13 @@ class ScenarioMap(InstructionSource):
         """The YAML."""
         return self.origin
 
+    def from_file(self, episode: EpisodeFile) -> bool:
+        """Where it has any and they are preferred."""
+        return self.prefer_file and bool(episode.instructions)
+
     def wordings(self, episode: EpisodeFile) -> tuple[str, ...]:
         """The sentences of the episode's scenario."""
-        if self.prefer_file and episode.instructions:
+        if self.from_file(episode):
             return tuple(dict.fromkeys(episode.instructions))
         texts = self.scenarios.get(episode.scenario)
         if texts is None:
@@ -206,6 +226,14 @@ def record(texts: Iterable[str]) -> dict[str, Any]:
     unique = sorted(set(texts))
     digest = hashlib.sha256(json.dumps(unique, ensure_ascii=False).encode()).hexdigest()[:16]
     return {"sentences": len(unique), "hash": digest, "first": unique[:_LISTED]}
+
+
+def words_hash(told: Iterable[tuple[str, str, Sequence[str]]]) -> str:
+    """A fingerprint (16 hex digits) of who is told what, from (split, episode id, phrasings), in any order.
+
+    `record` knows the sentences alone; this one also tells when two episodes have exchanged theirs.
+    """
+    return table_hash({f"{split}/{episode}": list(texts) for split, episode, texts in told})
 
 
 def _sentences(scenario: str, value: Any, origin: str) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Owns the lab's HDF5 layouts V1 to V6: where each keeps its parts, and what comes from options or the file name.
 
-In: an open HDF5 file and `LabOptions`. Out: `Metadata` and RGB frames in the project's conventions.
+In: an open HDF5 file and `LabOptions`. Out: `Metadata` and RGB frames in the project's conventions. Sentences are
+those of the file alone, often none.
 
     V1-V4  images, actions, action_event_types                  18 key presses, an image and a drive of 0.4 s each
     V5     observations/images, actions, language_instruction   14-19 of them; no events, nothing says stop
@@ -62,7 +63,7 @@ class LabLayout(Layout):
             length=frames.shape[0],
             frame_shape=(frames.shape[1], frames.shape[2], 3),
             actions=actions,
-            instructions=_instructions(file, path, scenario, options),
+            instructions=_instructions(file, path),
             action_names=names,
             action_units=units,
             control_period=options.control_period,
@@ -178,26 +179,18 @@ def _events(file: h5py.File, path: Path, steps: int) -> str:
     return ", ".join(f"{name} x{count}" for name, count in sorted(counts.items()))
 
 
-def _instructions(file: h5py.File, path: Path, scenario: str, options: LabOptions) -> tuple[str, ...]:
-    """The sentences in the file, else those of the options for its scenario."""
-    if "language_instruction" in file:
-        stored = dataset(file, path, "language_instruction")
-        if h5py.check_string_dtype(stored.dtype) is None:
-            raise ProjectError(
-                f"{path}: 'language_instruction' is {stored.dtype}, expected text; record or convert it again."
-            )
-        where = f"{path}: 'language_instruction' ({stored.dtype})"
-        values = np.atleast_1d(stored[()]).ravel()
-        texts = tuple(text for text in (_text(value, where).strip("\0 ") for value in values) if text)
-        if texts:
-            return texts
-    texts = tuple(options.instructions.get(scenario, ()))
-    if not texts:
+def _instructions(file: h5py.File, path: Path) -> tuple[str, ...]:
+    """The sentences in the file; none where it holds none or empty ones, which data.instruction then has to give."""
+    if "language_instruction" not in file:
+        return ()
+    stored = dataset(file, path, "language_instruction")
+    if h5py.check_string_dtype(stored.dtype) is None:
         raise ProjectError(
-            f"{path} holds no language_instruction and data.lab.instructions has no entry '{scenario}' "
-            f"(it has {sorted(options.instructions)}); add the sentence for this scenario."
+            f"{path}: 'language_instruction' is {stored.dtype}, expected text; record or convert it again."
         )
-    return texts
+    where = f"{path}: 'language_instruction' ({stored.dtype})"
+    values = np.atleast_1d(stored[()]).ravel()
+    return tuple(text for text in (_text(value, where).strip("\0 \t\r\n") for value in values) if text)
 
 
 def _group(path: Path, scenario: str, options: LabOptions) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,6 @@ class LabOptions:
     Axis order and signs are applied in one place, src/data/lab_actions.py.
 
     Args:
-        instructions: scenario -> the instruction text, or a list of phrasings (the first is canonical), for files
-            that hold none.
         colour_order: "rgb" or "bgr", the order of the stored channels; bgr is turned into RGB.
         rotation_sign: +1 if a positive stored angular_z is counter-clockwise (left), -1 if it is clockwise.
         control_period: seconds one action drives; not stored in the files.
@@ -45,7 +43,6 @@ class LabOptions:
             files are all of scenario "unknown".
     """
 
-    instructions: Mapping[str, Any] = field(default_factory=dict)
     colour_order: str = "rgb"
     rotation_sign: int = 1
     control_period: float = 0.4
@@ -72,8 +69,6 @@ class LabOptions:
             raise ProjectError(
                 f"data.lab.control_period is {self.control_period}; expected seconds above zero."
             )
-        texts = {str(key): _phrasings(str(key), value) for key, value in self.instructions.items()}
-        object.__setattr__(self, "instructions", texts)
         self._set_names("axis_order", self.axis_order, AXES)
         if self.axes is None:
             object.__setattr__(self, "axes", tuple(axis for axis in AXES if axis in self.axis_order))
@@ -97,6 +92,7 @@ class Metadata:
 
     Attributes:
         frame_shape: (H, W, 3) of the stored frames.
+        instructions: what the file itself holds; none where it holds none, see src/data/instruction.py.
         content: a fingerprint of the recording, as cheap as the layout allows (see the layout's class).
         from_name: the fields that had to be taken from the file name, for the record.
         remarks: what a person should know and what does not forbid to use the file; the same words for every file
@@ -169,12 +165,3 @@ def keys_of(file: h5py.File) -> str:
 
     file.visititems(visit)
     return ", ".join(found[:12]) + (", …" if len(found) > 12 else "") if found else "no datasets"
-
-
-def _phrasings(scenario: str, value: Any) -> tuple[str, ...]:
-    texts = (value,) if isinstance(value, str) else tuple(value or ())
-    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise ProjectError(
-            f"data.lab.instructions.{scenario} is {value!r}; expected a sentence or a list of sentences."
-        )
-    return texts

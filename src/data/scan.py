@@ -67,6 +67,9 @@ def scan(
     if named:
         fields = ", ".join(f"{name} ({count})" for name, count in sorted(named.items()))
         log.info("taken from the file name, not from the file: %s", fields)
+    remarks = Counter(remark for episode in episodes for remark in episode.meta.remarks)
+    for remark, count in sorted(remarks.items()):
+        log.info("%d file%s: %s", count, "" if count == 1 else "s", remark)
     return episodes
 
 

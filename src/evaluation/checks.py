@@ -90,7 +90,7 @@ def recorded_tasks(episodes: Iterable[EpisodeFile]) -> set[Key]:
 
 
 def check_same_data(run: Path, trained_on: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    """The data, and who is in which split, are those the run was trained with.
+    """The data, who is in which split and what is said to whom are those the run was trained with.
 
     `trained_on`: what the checkpoint says of its data; `found`: the manifest of the data module.
     """

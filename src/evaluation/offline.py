@@ -36,7 +36,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Labels:
-    """Scenario and group of an episode."""
+    """Scenario and group of an episode; the group is the split's, in which near-duplicates are joined."""
 
     scenario: str
     group: str

@@ -363,17 +363,24 @@ def fingerprint(module: nn.Module) -> str:
 
 
 def other_data(trained_on: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
-    """How the episodes differ, or who is in which split, in words: `on data 0a1b2c with …`; None where both are equal.
+    """How the episodes differ, who is in which split, or what is said to whom: `on data 0a1b2c with …`; None where all
+    are equal.
 
     Args:
-        trained_on: what a run or checkpoint says of its data.
+        trained_on: what a run or checkpoint says of its data; an older one may not say what its sentences were.
         found: the manifest of the data module.
     """
     keys = ("data_hash", "split_hash")
     was, now = ([str(facts.get(key, "unknown")) for key in keys] for facts in (trained_on, found))
-    if was == now:
+    if was != now:
+        return (
+            f"on data {was[0][:12]} with split {was[1][:12]}, but {found.get('root')} has data {now[0][:12]} with "
+            f"split {now[1][:12]}; restore the folder and its split file ({found.get('split_file')})"
+        )
+    told, tells = ((facts.get("instruction") or {}).get("hash") for facts in (trained_on, found))
+    if told is None or told == tells:
         return None
     return (
-        f"on data {was[0][:12]} with split {was[1][:12]}, but {found.get('root')} has data {now[0][:12]} with split "
-        f"{now[1][:12]}; restore the folder and its split file ({found.get('split_file')})"
+        f"with the instructions {told[:12]}, but {found.get('root')} under data.instruction has {str(tells)[:12]}; "
+        "restore the sentences of the files or of the map"
     )

@@ -119,7 +119,7 @@ def announce(record: RunRecord, datamodule: "EpisodeDataModule", policy: "Policy
     """Note in the record, and print, what is trained on what.
 
     Raises:
-        ProjectError: a resumed run found other episodes, or another split, than it began with.
+        ProjectError: a resumed run found other episodes, another split or other sentences than it began with.
     """
     manifest = datamodule.manifest()
     difference = other_data(record.fields["data"], manifest)

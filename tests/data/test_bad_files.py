@@ -12,7 +12,7 @@ from src.data.episode import open_episode
 from src.data.layouts import LabOptions
 from src.data.scan import scan
 from tests.data.builders import SPACE, write_lab_v5
-from tests.data.test_lab_layouts import KINDS, TEXTS, V5, pictures, write_any
+from tests.data.test_lab_layouts import KINDS, V5, pictures, write_any
 
 FRAMES = {"own": "frames", "own jpeg": "frames_jpeg", "V5": "observations/images"}
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 49766400\n"
@@ -97,7 +97,6 @@ CASES = [
     ("V1-V4", "no events", removed("action_event_types"), "no known layout: it holds .*images"),
     ("V5", "no frames", removed("images"), "no known layout: it holds .*actions"),
     ("V5", "no words", replaced("language_instruction", lambda t: np.zeros(1)), "expected text"),
-    ("V5", "no sentence", removed("language_instruction"), "no language_instruction.*'left_right'"),
     ("V6", "no events", removed("action_event_types"), "no dataset 'action_event_types'"),
     ("V6", "class per half step", replaced("action_classes", lambda c: np.repeat(c, 2)), r"int64 \(8,\)"),
     ("V6", "float classes", replaced("action_classes", lambda c: c + 0.5), "'action_classes' is float64"),
@@ -111,15 +110,15 @@ def test_one_sentence_names_the_file_and_the_fault(
     tmp_path: Path, kind: str, fault: str, apply: Callable[[Path, str], None], message: str
 ) -> None:
     path = write_any(tmp_path, kind)
-    open_episode(path, LabOptions(TEXTS)).load()  # it was fine before
+    open_episode(path, LabOptions()).load()  # it was fine before
     apply(path, kind)
     with pytest.raises(ProjectError, match=message) as caught:
-        open_episode(path, LabOptions(TEXTS))
+        open_episode(path, LabOptions())
     sentence = str(caught.value)
     assert str(path) in sentence
     assert "\n" not in sentence
     with pytest.raises(ProjectError, match=message):
-        scan(tmp_path, SPACE, LabOptions(TEXTS))
+        scan(tmp_path, SPACE, LabOptions())
 
 
 def test_a_file_that_may_not_be_read_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,12 +16,14 @@ import pytest
 
 from src.core.errors import ProjectError
 from src.data.episode import open_episode, write_episode
+from src.data.instruction import ScenarioMap
 from src.data.lerobot.convert import convert
 from src.data.lerobot.export import ExportOptions
 from src.data.lerobot.foreign import ForeignOptions
 from src.data.lerobot.layout import CAMERA
 from src.data.lerobot.tables import png
-from tests.data.builders import NAMES, SPACE, UNITS, make_episode, make_folder
+from src.data.scan import scan
+from tests.data.builders import NAMES, SPACE, UNITS, make_episode, make_folder, write_lab_file
 
 ROOT = Path(__file__).resolve().parents[2]
 LEKIWI = ("x.vel", "y.vel", "theta.vel")
@@ -216,6 +218,32 @@ def test_the_config_is_checked_like_every_other(compose: Any) -> None:
     check(
         compose("convert", "source=a", "to=b", "foreign.action_from=[x.vel,2]", "data/action@action=omni3d")
     )
+    check(compose("convert", "source=a", "to=b", "data/instruction@instruction=lab_ko"))
+
+
+def test_lab_files_without_a_sentence_need_a_map_of_them(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for side in ("left", "right"):
+        frames = np.random.default_rng(len(side)).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+        text = "Go right." if side == "right" else None
+        write_lab_file(tmp_path / "in" / f"episode_1box_hori_{side}.h5", frames, text=text)
+    with pytest.raises(ProjectError, match="hori_left.h5 .*data/instruction@instruction=lab_en"):
+        convert(tmp_path / "in", tmp_path / "lr", progress=False)
+    out = convert(tmp_path / "in", tmp_path / "some", on_bad_files="skip", progress=False)
+    assert [bad["file"] for bad in out["skipped"]] == ["episode_1box_hori_left.h5"]
+    other = ScenarioMap("mine.yaml", {"1box_vert_left": "x"}, prefer_file=True)
+    with pytest.raises(ProjectError, match="add a sentence under instruction.scenarios"):
+        convert(tmp_path / "in", tmp_path / "lr", instruction=other, progress=False)
+    words = ScenarioMap("mine.yaml", {"1box_hori_left": ["Go left.", "Keep left."]}, prefer_file=True)
+    convert(tmp_path / "in", tmp_path / "lr", instruction=words, progress=False)
+    convert(tmp_path / "lr", tmp_path / "back", "mobile_vla", progress=False)
+    told = {e.id: e.instructions for e in scan(tmp_path / "back", SPACE)}
+    assert told == {
+        "episode_1box_hori_left": ("Go left.", "Keep left."),
+        "episode_1box_hori_right": ("Go right.",),
+    }
+    with pytest.raises(ProjectError, match="instruction: only an export"):
+        convert(tmp_path / "lr", tmp_path / "x", "mobile_vla", instruction=words, progress=False)
 
 
 @pytest.mark.slow

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from src.core.config import build, check
 from src.core.errors import ProjectError
@@ -356,11 +355,35 @@ def test_options_of_the_command_line_reach_the_source() -> None:
     assert patterns.held_out == ("go to *",)
 
 
-def test_every_lab_scenario_has_a_default_sentence() -> None:
-    texts = OmegaConf.load(CONF / "data" / "mobile_vla.yaml").lab.instructions
-    scenarios = {
-        f"{b}_{w}_{s}" for b in ("1box", "2box") for w in ("hori", "vert") for s in ("left", "right")
-    }
-    assert set(texts) == scenarios
-    assert len(set(texts.values())) == 8
-    assert all(key.split("_")[2] in text.split() for key, text in texts.items())
+def test_the_lab_s_data_say_what_their_files_say_else_what_their_scenario_is() -> None:
+    made = configured("mobile_vla").instruction
+    assert isinstance(made, ScenarioMap)
+    assert (made.origin, made.prefer_file) == ("conf/data/instruction/lab_en.yaml", True)
+    korean = configured("mobile_vla", "data/instruction=lab_ko").instruction
+    assert isinstance(korean, ScenarioMap) and not korean.prefer_file  # chosen for the language
+
+
+def test_own_files_of_any_scenario_go_on_working_with_the_lab_s_data(tmp_path: Path) -> None:
+    episodes = make_folder(tmp_path, [5, 3, 7, 4, 6, 2, 8, 5])
+    module = configured("mobile_vla", f"data.root={tmp_path}", "data.split.train=0.5", "data.split.val=0.25",
+                        "data.split.test=0.25")  # fmt: skip
+    module.setup("fit")
+    told = {e.id: e.instructions for name in ("train", "val", "test") for e in module.episodes(name)}
+    assert told == {e.id: e.instructions for e in episodes}
+
+
+def test_the_groups_of_a_run_s_episodes_are_those_of_the_split(tmp_path: Path) -> None:
+    """Near-duplicates in files of different groups count as one drive in every interval."""
+    drives = [make_episode(f"e{i}", 4, scenario="left") for i in range(12)]
+    for i in range(0, 12, 2):  # each drive twice, the second camera a little noisier
+        drives[i + 1].frames, drives[i + 1].actions = drives[i].frames ^ 1, drives[i].actions
+    for episode in drives:
+        write_episode(tmp_path / f"{episode.id}.h5", episode)
+    for near, count in ((True, 6), (False, 12)):
+        module = make_module(tmp_path, split=SplitRule(0.5, 0.25, 0.25, near_duplicates=near))
+        module.setup()
+        groups = {name: {e.group for e in module.episodes(name)} for name in ("train", "val", "test")}
+        assert sum(map(len, groups.values())) == len(set().union(*groups.values())) == count
+        assert {n: len(g) for n, g in groups.items()} == {
+            name: facts["groups"] for name, facts in module.manifest()["splits"].items()
+        }

@@ -1,9 +1,14 @@
 """Where sentences come from, what is held out, and what is said when a sentence is missing."""
 
+import itertools
 import json
+import logging
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,10 +16,15 @@ from omegaconf import OmegaConf
 
 from src.core.errors import ProjectError
 from src.data.augment import Augmentation
+from src.data.check.instructions import motion_by_motion
 from src.data.datamodule import EpisodeDataModule
 from src.data.episode import EpisodeFile, open_episode, write_episode
 from src.data.instruction import FromFile, InstructionSource, ScenarioMap
-from tests.data.builders import make_episode
+from src.data.lab_hdf5 import LabKeyLayout, LabPathLayout
+from src.data.layouts import LabOptions
+from src.data.mirror import mirror_text
+from src.data.split import SPLITS
+from tests.data.builders import make_episode, write_lab_file, write_lab_v5, write_lab_v6
 from tests.data.modules import detokenize, make_module
 
 ORIGIN = "conf/data/instruction/mine.yaml"
@@ -174,12 +184,112 @@ def test_what_training_used_is_in_the_manifest_and_in_the_episodes(tmp_path: Pat
     assert manifest["augmentation"]["mirror"] == 0.5
     for episode in module.episodes("val"):
         assert episode.instructions == (MAP[episode.scenario][3], *MAP[episode.scenario][:3])
-    fewer = make_module(tmp_path, instruction=ScenarioMap(ORIGIN, {k: v[:3] for k, v in MAP.items()}))
-    fewer.setup()
-    assert fewer.manifest()["instruction"]["train"]["hash"] == facts["train"]["hash"]
-    fewer = make_module(tmp_path, instruction=ScenarioMap(ORIGIN, {k: v[:2] for k, v in MAP.items()}))
-    fewer.setup()
-    assert fewer.manifest()["instruction"]["train"]["hash"] != facts["train"]["hash"]
+    for count, same in ((3, True), (2, False)):
+        fewer = ScenarioMap(ORIGIN, {side: texts[:count] for side, texts in MAP.items()})
+        module = make_module(tmp_path, instruction=fewer, paraphrase="random")
+        module.setup()
+        assert (module.manifest()["instruction"]["train"]["hash"] == facts["train"]["hash"]) is same
+
+
+def test_a_run_that_takes_the_first_phrasing_records_no_other(tmp_path: Path) -> None:
+    written(tmp_path, 16)
+    module = make_module(tmp_path, instruction=ScenarioMap(ORIGIN, MAP))
+    module.setup()
+    assert module.manifest()["instruction"]["train"]["first"] == ["keep left", "keep right"]
+    assert texts_of(module, "train", epochs=4) == {"keep left", "keep right"}
+    assert set(module.episodes("train")[0].instructions) in (set(MAP["left"]), set(MAP["right"]))
+
+
+def test_the_hash_of_the_words_knows_who_is_told_what(tmp_path: Path) -> None:
+    """The same sentences for other episodes, another first one, or one more: all are other words."""
+    sides = {"left": ["a", "b"], "right": ["c", "d"]}
+
+    def words(source: InstructionSource, paraphrase: str = "random") -> str:
+        module = make_module(tmp_path, instruction=source, paraphrase=paraphrase)
+        module.setup()
+        found: str = module.manifest()["instruction"]["hash"]
+        return found
+
+    written(tmp_path, 16)
+    first = words(ScenarioMap(ORIGIN, sides))
+    assert first == words(ScenarioMap("another file", sides))
+    others = [
+        words(ScenarioMap(ORIGIN, {"left": sides["right"], "right": sides["left"]})),
+        words(ScenarioMap(ORIGIN, {**sides, "left": ["b", "a"]})),
+        words(ScenarioMap(ORIGIN, {**sides, "left": ["a", "b", "e"]})),
+        words(ScenarioMap(ORIGIN, sides), "first"),
+        words(FromFile()),
+    ]
+    assert len({first, *others}) == 6
+
+
+# ---------------------------------------------------------------- files with and without a sentence
+
+
+def lab_folder(root: Path, own: Sequence[int] = (), count: int = 8) -> Path:
+    """Files of the lab's layout V1-V4; those numbered `own` hold a sentence."""
+    root.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        name = f"episode_2026012{i}_010422_1box_hori_{('left', 'right')[i % 2]}_core_far.h5"
+        frames = rng.integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+        write_lab_file(root / name, frames, text=f"Own words {i}." if i in own else None)
+    return root
+
+
+BOXES = {"1box_hori_left": "Pass on the left.", "1box_hori_right": "Pass on the right."}
+
+
+@pytest.mark.parametrize(("prefer_file", "own_words"), [(True, 2), (False, 0)])
+def test_a_map_fills_in_what_files_do_not_say(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, prefer_file: bool, own_words: int
+) -> None:
+    source = ScenarioMap(ORIGIN, BOXES, prefer_file=prefer_file)
+    module = make_module(lab_folder(tmp_path, own=(0, 5)), instruction=source, lab=LabOptions())
+    with caplog.at_level(logging.INFO):
+        module.setup()
+    facts = module.manifest()["instruction"]
+    assert facts["episodes_worded_by_file"] == own_words
+    assert f"{own_words} of 8 episodes have the words of their file" in caplog.text
+    told = {e.id: e.instructions for name in SPLITS for e in module.episodes(name)}
+    for number, name in enumerate(sorted(told)):
+        own = number in (0, 5) and prefer_file
+        assert told[name] == ((f"Own words {number}.",) if own else (BOXES[name[24:39].strip("_")],))
+
+
+def test_missing_sentences_stop_a_run_before_its_split_is_written(tmp_path: Path) -> None:
+    module = make_module(lab_folder(tmp_path, own=(0, 5)), lab=LabOptions())
+    with pytest.raises(ProjectError, match="6 of 8 files have no instruction, the first: .*lab_en") as caught:
+        module.setup()
+    assert "\n" not in str(caught.value) and "and 1 more" in str(caught.value)
+    half = ScenarioMap(ORIGIN, {"1box_hori_left": "Pass on the left."}, prefer_file=True)
+    with pytest.raises(ProjectError, match="3 of 8 files .*'1box_hori_right'.*data.instruction.scenarios"):
+        make_module(tmp_path, instruction=half, lab=LabOptions()).setup()
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_files_without_a_sentence_can_be_left_out(tmp_path: Path) -> None:
+    lab_folder(tmp_path, own=(0, 1, 2, 3, 5))
+    module = make_module(tmp_path, lab=LabOptions(), on_bad_files="skip")
+    module.setup()
+    assert [Path(name).name[8:16] for name in module.manifest()["left_out"]] == [
+        "20260124",
+        "20260126",
+        "20260127",
+    ]
+    assert sum(len(module.episodes(name)) for name in SPLITS) == 5
+    with pytest.raises(ProjectError, match="2 of 2 files have no instruction"):
+        make_module(lab_folder(tmp_path / "mute", count=2), lab=LabOptions(), on_bad_files="skip").setup()
+
+
+def test_a_number_counts_no_sentences_of_files(files: list[EpisodeFile]) -> None:
+    """They may stand in any order there, so what is held out of one would be trained on in the next."""
+    with pytest.raises(ProjectError, match="held_out=1 counts phrasings of .*e1.h5.*give patterns"):
+        ScenarioMap(ORIGIN, MAP, 1, prefer_file=True).phrasings(files[1], "train")
+    assert (
+        ScenarioMap(ORIGIN, MAP, ["go to *"], prefer_file=True).phrasings(files[1], "train")
+        == files[1].instructions[1:]
+    )
 
 
 @pytest.mark.parametrize(
@@ -198,36 +308,73 @@ def test_impossible_settings_name_their_key(make: Any, message: str) -> None:
         make()
 
 
+SCENARIOS = sorted(
+    "_".join(words)
+    for described in (LabKeyLayout.described, LabPathLayout.described)
+    for words in itertools.product(*(part.split("|") for part in re.findall(r"\(([^)]+)\)", described)))
+)
+"""All that the names of V1 to V5 can say; V6 says <place>_<path> in the words of V5."""
+LEAKS = (
+    "forward", "straight", "turn", "rotat", "speed", "m/s", "second", "stop mov",
+    "전진", "직진", "회전", "속도", "초",
+)  # fmt: skip
+
+
+def the_map(language: str) -> dict[str, list[str]]:
+    config = OmegaConf.load(f"conf/data/instruction/lab_{language}.yaml")
+    assert config.origin == f"conf/data/instruction/lab_{language}.yaml"
+    return OmegaConf.to_container(config.scenarios)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("language", ["en", "ko"])
+def test_every_scenario_of_the_lab_s_layouts_has_sentences(language: str, tmp_path: Path) -> None:
+    """Real files of all six layouts, one per scenario; only "unknown" has none, for nobody knows what to say."""
+    found = the_map(language)
+    assert len(SCENARIOS) == 8 + 9
+    assert sorted(found) == SCENARIOS
+    frames = np.zeros((2, 8, 8, 3), np.uint8)
+    source = ScenarioMap("a.yaml", found)
+    for scenario in SCENARIOS:
+        if "box" in scenario:
+            paths = [write_lab_file(tmp_path / f"episode_{scenario}_core_far.h5", frames)]
+        else:
+            place, route = scenario.split("_")
+            paths = [
+                write_lab_v5(tmp_path / f"episode_target_{scenario}_path__core__far.h5", frames),
+                write_lab_v6(tmp_path / f"{scenario}.h5", frames, position=place, route=route),
+            ]
+        for path in paths:
+            episode = open_episode(path)
+            assert episode.scenario == scenario
+            assert source.wordings(episode) == tuple(found[scenario])
+    nameless = open_episode(paths[0], LabOptions(scenario_from="none"))
+    with pytest.raises(ProjectError, match="no entry for scenario 'unknown'"):
+        source.wordings(nameless)
+
+
 @pytest.mark.parametrize("language", ["en", "ko"])
 def test_the_lab_s_maps_say_where_to_go_and_never_how_to_drive(language: str) -> None:
-    path = f"conf/data/instruction/lab_{language}.yaml"
-    config = OmegaConf.load(path)
-    assert config.origin == path
-    sides = {"en": ("left", "right"), "ko": ("왼", "오른")}[language]
-    scenarios = {
-        f"{b}_{w}_{s}" for b in ("1box", "2box") for w in ("hori", "vert") for s in ("left", "right")
-    }
-    assert set(config.scenarios) == scenarios
-    texts = [text for phrasings in config.scenarios.values() for text in phrasings]
-    assert len(texts) == len(set(texts)) == 64
-    for scenario, phrasings in config.scenarios.items():
-        this, other = sides if str(scenario).endswith("left") else sides[::-1]
-        plain = [text.replace("upright", "") for text in phrasings]
-        assert all(this in text and other not in text for text in plain)
-    leaks = (
-        "forward",
-        "turn",
-        "rotat",
-        "speed",
-        "m/s",
-        "second",
-        "stop mov",
-        "전진",
-        "회전",
-        "속도",
-        "초",
-        "직진",
-    )
-    assert not [
-        text for text in texts for word in leaks if word in text.lower() or any(map(str.isdigit, text))
-    ]
+    found = the_map(language)
+    left, right = {"en": ("left", "right"), "ko": ("왼", "오른")}[language]
+    texts = [text for phrasings in found.values() for text in phrasings]
+    assert {len(phrasings) for phrasings in found.values()} == {8}
+    assert len(texts) == len(set(texts))
+    for scenario, phrasings in found.items():
+        for text in phrasings:
+            plain = text.replace("upright", "")
+            assert plain.count(left) == scenario.count("left")
+            assert plain.count(right) == scenario.count("right")
+    for text in texts:
+        assert not [word for word in LEAKS if word in text.lower()]
+        assert not any(map(str.isdigit, text))
+        assert not motion_by_motion(text, ["forward", "stop"])
+
+
+@pytest.mark.parametrize("language", ["en", "ko"])
+def test_the_lab_s_maps_are_their_own_mirror_image(language: str) -> None:
+    """So a mirrored picture is never told something that no recorded one is told (data.augmentation.mirror)."""
+    found = the_map(language)
+    exchanged = {"left": "right", "right": "left"}
+    for scenario, phrasings in found.items():
+        other = "_".join(exchanged.get(word, word) for word in scenario.split("_"))
+        assert [mirror_text(text) for text in phrasings] == found[other]

@@ -14,10 +14,6 @@ from src.data.layouts import LabOptions
 from tests.data.builders import write_lab_file
 
 NAME = "episode_20260129_010422_basket_1box_hori_left_core_medium.h5"
-TEXTS = {
-    "1box_hori_left": "Pass on the left.",
-    "2box_vert_right": ["Pass on the right.", "Right side, please."],
-}
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +28,13 @@ def frames() -> np.ndarray:
 def test_reads_a_file_of_the_lab(tmp_path: Path, frames: np.ndarray) -> None:
     actions = np.array([[1.15, 0, 0], [1.15, 1.15, 0], [0, 0, 1.15]], np.float32)
     path = write_lab_file(tmp_path / NAME, frames, actions)
-    file = open_episode(path, LabOptions(instructions=TEXTS))
+    file = open_episode(path, LabOptions())
     assert file.id == path.stem
     assert file.length == 3
     assert file.frame_shape == (720, 1280, 3)
     assert file.scenario == "1box_hori_left"
     assert file.group == file.id
-    assert file.instructions == ("Pass on the left.",)
+    assert file.instructions == ()
     assert file.control_period == 0.4
     assert file.attributes["pattern"] == "core"
     assert file.attributes["distance"] == "medium"
@@ -52,37 +48,43 @@ def test_reads_a_file_of_the_lab(tmp_path: Path, frames: np.ndarray) -> None:
 def test_bgr_and_rotation_are_declared_options(tmp_path: Path, frames: np.ndarray) -> None:
     actions = np.array([[0, 0, 1.15], [0, 1.15, -1.15], [1, 0, 0]], np.float32)
     path = write_lab_file(tmp_path / NAME, frames[:, :8, :8], actions)
-    file = open_episode(path, LabOptions(TEXTS, colour_order="bgr", rotation_sign=-1, control_period=0.5))
+    file = open_episode(path, LabOptions(colour_order="bgr", rotation_sign=-1, control_period=0.5))
     np.testing.assert_array_equal(file.frames(), frames[:, :8, :8, ::-1])
     np.testing.assert_array_equal(file.actions, actions * np.array([1, 1, -1], np.float32))
     assert file.control_period == 0.5
 
 
-def test_text_in_the_file_wins_over_the_options(tmp_path: Path, frames: np.ndarray) -> None:
-    path = write_lab_file(tmp_path / NAME, frames[:, :8, :8], text="왼쪽으로 가세요")
-    assert open_episode(path, LabOptions(TEXTS)).instructions == ("왼쪽으로 가세요",)
-    assert open_episode(path).instructions == ("왼쪽으로 가세요",)
-
-
-def test_several_phrasings_from_the_options(tmp_path: Path, frames: np.ndarray) -> None:
-    path = write_lab_file(tmp_path / "episode_20260129_010422_2box_vert_right.h5", frames[:, :8, :8])
-    assert open_episode(path, LabOptions(TEXTS)).instructions == ("Pass on the right.", "Right side, please.")
-
-
-def test_a_missing_text_names_file_and_key(tmp_path: Path, frames: np.ndarray) -> None:
-    path = write_lab_file(tmp_path / NAME.replace("left", "right"), frames[:, :8, :8])
-    with pytest.raises(
-        ProjectError, match=r"data\.lab\.instructions has no entry '1box_hori_right'"
-    ) as caught:
-        open_episode(path, LabOptions(TEXTS))
-    assert path.name in str(caught.value)
+@pytest.mark.parametrize(
+    ("stored", "found"),
+    [
+        (None, ()),
+        (["왼쪽으로 가세요"], ("왼쪽으로 가세요",)),
+        (
+            ["Pass on the right.\n", "", " Right side, please. "],
+            ("Pass on the right.", "Right side, please."),
+        ),
+        ([" \0"], ()),
+        ("One for all.", ("One for all.",)),
+    ],
+)
+def test_sentences_are_those_that_the_file_holds_and_no_others(
+    tmp_path: Path, frames: np.ndarray, stored: list[str] | str | None, found: tuple[str, ...]
+) -> None:
+    path = write_lab_file(tmp_path / NAME, frames[:, :8, :8])
+    if stored is not None:
+        texts = [text.encode() for text in stored] if isinstance(stored, list) else stored.encode()
+        with h5py.File(path, "a") as file:
+            file["language_instruction"] = np.array(texts, dtype="S256")
+    for options in (None, LabOptions()):
+        file = open_episode(path, options)
+        assert file.instructions == file.load().instructions == found
 
 
 def test_a_name_without_scenario_is_refused_unless_none_is_wanted(tmp_path: Path, frames: np.ndarray) -> None:
     path = write_lab_file(tmp_path / "run7.h5", frames[:, :8, :8], text="Go.")
     with pytest.raises(ProjectError, match="file name does not hold the scenario.*scenario_from=none"):
-        open_episode(path, LabOptions(TEXTS))
-    file = open_episode(path, LabOptions(TEXTS, scenario_from="none"))
+        open_episode(path, LabOptions())
+    file = open_episode(path, LabOptions(scenario_from="none"))
     assert file.scenario == "unknown"
     assert file.meta.from_name == ("id",)
 
@@ -93,7 +95,7 @@ def test_a_text_cut_within_a_letter_is_refused(tmp_path: Path, frames: np.ndarra
     with h5py.File(path, "a") as file:
         file["language_instruction"] = np.array(["가".encode() * 85 + "가".encode()[:1]], dtype="S256")
     with pytest.raises(ProjectError, match=r"'language_instruction' .*is no UTF-8 text") as caught:
-        open_episode(path, LabOptions(TEXTS))
+        open_episode(path, LabOptions())
     assert str(path) in str(caught.value)
 
 
@@ -101,17 +103,14 @@ def test_events_and_attributes_are_kept_and_contradictions_remarked(
     tmp_path: Path, frames: np.ndarray
 ) -> None:
     path = write_lab_file(tmp_path / NAME, frames[:, :8, :8])
-    assert (
-        open_episode(path, LabOptions(TEXTS)).attributes["action_events"]
-        == "episode_start x1, start_action x2"
-    )
+    assert open_episode(path, LabOptions()).attributes["action_events"] == "episode_start x1, start_action x2"
     with h5py.File(path, "a") as file:
         file.attrs["num_frames"] = 18
-    remarks = open_episode(path, LabOptions(TEXTS)).meta.remarks
+    remarks = open_episode(path, LabOptions()).meta.remarks
     assert "the attribute num_frames is not the number of stored frames" in remarks
     assert "no action is a stop, so stopping cannot be learned from the file" in remarks
     path = write_lab_file(tmp_path / NAME, frames[:, :8, :8], np.zeros((3, 3), np.float32))
-    assert open_episode(path, LabOptions(TEXTS)).meta.remarks == ()
+    assert open_episode(path, LabOptions()).meta.remarks == ()
 
 
 @pytest.mark.parametrize(
@@ -120,13 +119,13 @@ def test_events_and_attributes_are_kept_and_contradictions_remarked(
 )
 def test_groups(tmp_path: Path, frames: np.ndarray, group_by: str, expected: str) -> None:
     path = write_lab_file(tmp_path / NAME, frames[:, :8, :8])
-    assert open_episode(path, LabOptions(TEXTS, group_by=group_by)).group == expected
+    assert open_episode(path, LabOptions(group_by=group_by)).group == expected
 
 
 def test_session_needs_a_date(tmp_path: Path, frames: np.ndarray) -> None:
     path = write_lab_file(tmp_path / "1box_hori_left.h5", frames[:, :8, :8])
     with pytest.raises(ProjectError, match="no date"):
-        open_episode(path, LabOptions(TEXTS, group_by="session"))
+        open_episode(path, LabOptions(group_by="session"))
 
 
 @pytest.mark.parametrize(
@@ -142,7 +141,7 @@ def test_wrong_content_is_refused(
 ) -> None:
     path = write_lab_file(tmp_path / NAME, frames[:, :8, :8], **changes)
     with pytest.raises(ProjectError, match=message) as caught:
-        open_episode(path, LabOptions(TEXTS))
+        open_episode(path, LabOptions())
     assert path.name in str(caught.value)
 
 
@@ -150,7 +149,7 @@ def test_wrong_frames_are_refused(tmp_path: Path, frames: np.ndarray) -> None:
     for name, bad in (("gray", frames[..., 0]), ("float", frames[:, :8, :8].astype(np.float32))):
         path = write_lab_file(tmp_path / f"{name}_{NAME}", bad)
         with pytest.raises(ProjectError, match=r"'images' is .* expected uint8 \(T, H, W, 3\)"):
-            open_episode(path, LabOptions(TEXTS))
+            open_episode(path, LabOptions())
 
 
 def test_damage_inside_compressed_frames_is_noticed(tmp_path: Path) -> None:
@@ -162,7 +161,7 @@ def test_damage_inside_compressed_frames_is_noticed(tmp_path: Path) -> None:
     data[offset : offset + 64] = bytes(64)
     path.write_bytes(bytes(data))
     with pytest.raises(ProjectError, match="truncated, damaged"):
-        open_episode(path, LabOptions(TEXTS)).frames()
+        open_episode(path, LabOptions()).frames()
 
 
 @pytest.mark.parametrize(
@@ -184,9 +183,3 @@ def test_damage_inside_compressed_frames_is_noticed(tmp_path: Path) -> None:
 def test_options_are_checked(key: str, value: Any) -> None:
     with pytest.raises(ProjectError, match=re.escape(f"data.lab.{key} is {value!r}")):
         LabOptions(**{key: value})
-
-
-@pytest.mark.parametrize("text", ["", [], None, ["a", ""], [3]])
-def test_empty_texts_are_refused(text: Any) -> None:
-    with pytest.raises(ProjectError, match=r"data\.lab\.instructions\.1box_hori_left"):
-        LabOptions(instructions={"1box_hori_left": text})

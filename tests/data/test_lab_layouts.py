@@ -24,7 +24,6 @@ from tests.data.builders import SPACE, make_episode, write_episode, write_lab_fi
 
 V5 = "episode_20260203_101500_target_left_right_path__core__medium.h5"
 V6 = "episode_20260310_120000.h5"
-TEXTS = {"center_straight": "Drive straight to the basket.", "1box_hori_left": "Pass on the left."}
 F, L, R, S = (1.15, 0, 0), (0, 1.15, 0), (0, 0, -1.15), (0, 0, 0)
 
 
@@ -85,10 +84,10 @@ def test_v6_states_its_scenario_itself(tmp_path: Path, steps: int) -> None:
         position="center",
         route="straight",
     )
-    file = open_episode(path, LabOptions(TEXTS))
+    file = open_episode(path, LabOptions())
     assert file.length == steps
     assert file.scenario == "center_straight"
-    assert file.instructions == ("Drive straight to the basket.",)
+    assert file.instructions == ()
     assert "scenario" not in file.meta.from_name
     assert file.attributes["runtime_config"] == '{"hz": 2.5}'
     assert file.attributes["control_mode"] == "keyboard"
@@ -102,7 +101,7 @@ def test_v6_without_its_attributes_is_refused(tmp_path: Path) -> None:
     with h5py.File(path, "a") as file:
         del file.attrs["cx_path"]
     with pytest.raises(ProjectError, match="no attribute 'cx_path' .*'cx_position'"):
-        open_episode(path, LabOptions(TEXTS))
+        open_episode(path, LabOptions())
 
 
 def test_every_file_is_known_to_one_layout_whatever_it_is_called(tmp_path: Path) -> None:
@@ -114,7 +113,7 @@ def test_every_file_is_known_to_one_layout_whatever_it_is_called(tmp_path: Path)
         path.rename(renamed)
         with h5py.File(renamed) as file:
             assert [layout.matches(file) for layout in LAYOUTS] == [i == place for i in range(4)], kind
-        assert open_episode(renamed, LabOptions(TEXTS)).layout is LAYOUTS[place]
+        assert open_episode(renamed, LabOptions()).layout is LAYOUTS[place]
 
 
 def test_frames_in_two_places_are_no_known_layout(tmp_path: Path) -> None:
@@ -123,7 +122,7 @@ def test_frames_in_two_places_are_no_known_layout(tmp_path: Path) -> None:
         with h5py.File(path, "a") as file:
             file["observations/images"] = pictures(4)
         with pytest.raises(ProjectError, match="no known layout"):
-            open_episode(path, LabOptions(TEXTS))
+            open_episode(path, LabOptions())
 
 
 # ---------------------------------------------------------------- processes
@@ -136,7 +135,7 @@ def _checksum(file: EpisodeFile) -> int:
 @pytest.mark.parametrize("kind", KINDS)
 def test_files_are_closed_between_calls_and_pickled_without_frames(tmp_path: Path, kind: str) -> None:
     path = write_any(tmp_path, kind, 30)
-    file = open_episode(path, LabOptions(TEXTS))
+    file = open_episode(path, LabOptions())
     total = _checksum(file)
     held = [link for link in _open_files() if link.endswith(".h5")]
     assert not held
@@ -160,7 +159,7 @@ import os, sys
 from pathlib import Path
 from src.data.episode import open_episode
 from src.data.layouts import LabOptions
-files = [open_episode(Path(p), LabOptions({"1box_hori_left": "a", "center_straight": "b"})) for p in sys.argv[1:]]
+files = [open_episode(Path(p), LabOptions()) for p in sys.argv[1:]]
 before = [int(file.frames().sum()) for file in files]
 for _ in range(3):
     child = os.fork()
@@ -186,7 +185,7 @@ def test_spawned_workers_read_every_layout(tmp_path: Path) -> None:
     files = []
     for kind in KINDS:
         (tmp_path / kind).mkdir()
-        files.append(open_episode(write_any(tmp_path / kind, kind), LabOptions(TEXTS)))
+        files.append(open_episode(write_any(tmp_path / kind, kind), LabOptions()))
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         assert pool.map(_checksum, files) == [_checksum(file) for file in files]
 
@@ -221,9 +220,7 @@ def test_every_layout_applies_the_declared_convention(tmp_path: Path, kind: str)
     stored = np.array([[1, 2, 3], [-1, 0, 0.5], [0, 0, 0]], np.float32)
     with h5py.File(path, "a") as file:
         file["actions"][...] = stored
-    options = LabOptions(
-        TEXTS, axis_order=("angular_z", "linear_x", "linear_y"), lateral_sign=-1, rotation_sign=-1
-    )
+    options = LabOptions(axis_order=("angular_z", "linear_x", "linear_y"), lateral_sign=-1, rotation_sign=-1)
     expected = np.stack([stored[:, 1], -stored[:, 2], -stored[:, 0]], axis=1)
     np.testing.assert_array_equal(open_episode(path, options).actions, expected)
 
@@ -259,7 +256,7 @@ TABLE = ("stop", "forward", "left", "rotate_right")
 
 def test_declared_class_numbers_have_to_fit_every_action(tmp_path: Path) -> None:
     path = write_lab_v6(tmp_path / V6, pictures(4), keys(S, F, L, R), np.array([0, 1, 2, 3]))
-    file = open_episode(path, LabOptions(TEXTS, class_names=TABLE))
+    file = open_episode(path, LabOptions(class_names=TABLE))
     assert file.meta.remarks == ()
     assert file.attributes["action_classes"] == "0=stop x1, 1=forward x1, 2=left x1, 3=rotate_right x1"
 
@@ -282,13 +279,13 @@ def test_a_wrong_sign_order_or_table_shows_in_the_classes(
 ) -> None:
     path = write_lab_v6(tmp_path / V6, pictures(4), keys(S, F, L, R), np.array([0, 1, 2, 3]))
     with pytest.raises(ProjectError, match=message) as caught:
-        open_episode(path, LabOptions(TEXTS, **{"class_names": TABLE, **changes}))
+        open_episode(path, LabOptions(**{"class_names": TABLE, **changes}))
     assert str(path) in str(caught.value)
 
 
 def test_undeclared_class_numbers_are_kept_and_remarked(tmp_path: Path) -> None:
     path = write_lab_v6(tmp_path / V6, pictures(4), keys(S, F, L, F), np.array([7, 8, 8, 9]))
-    file = open_episode(path, LabOptions(TEXTS))
+    file = open_episode(path, LabOptions())
     assert file.attributes["action_classes"] == "7=stop x1, 8=forward x1, 8=left x1, 9=forward x1"
     assert file.meta.remarks == (
         "action_classes are left aside, data.lab.class_names does not say what they mean",
@@ -300,5 +297,5 @@ def test_layouts_mix_in_one_folder(tmp_path: Path) -> None:
     write_any(tmp_path, "own")
     for kind in ("V1-V4", "V5", "V6"):
         write_any(tmp_path, kind)
-    found = scan(tmp_path, SPACE, LabOptions(TEXTS))
+    found = scan(tmp_path, SPACE, LabOptions())
     assert {file.layout.name[:6] for file in found} == {"mobile", "lab V1", "lab V5", "lab V6"}

@@ -136,7 +136,7 @@ def test_changed_recordings_are_noticed_and_restored_ones_fit_again(
 
 
 def test_a_changed_pixel_in_a_compressed_file_of_the_lab_is_noticed(tmp_path: Path) -> None:
-    options = LabOptions({"1box_hori_left": "Go left."})
+    options = LabOptions()
     rng = np.random.default_rng(0)
     for n in range(4):
         frames = rng.integers(0, 256, (3, 40, 60, 3), dtype=np.uint8)
@@ -145,7 +145,7 @@ def test_a_changed_pixel_in_a_compressed_file_of_the_lab_is_noticed(tmp_path: Pa
     edit(tmp_path / "2_1box_hori_left.h5", "images", (1, 20, 20, 1))
     with pytest.raises(ProjectError, match=r"1 changed \(2_1box_hori_left\.h5: frames"):
         load_or_make_split(files(tmp_path, options), RULE, tmp_path)
-    turned = LabOptions({"1box_hori_left": "Go on the left."}, colour_order="bgr", rotation_sign=-1)
+    turned = LabOptions(colour_order="bgr", rotation_sign=-1)
     edit(tmp_path / "2_1box_hori_left.h5", "images", (1, 20, 20, 1))
     RULE.file(tmp_path).unlink()
     one = load_or_make_split(files(tmp_path, options), RULE, tmp_path)

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -84,6 +85,20 @@ def test_what_came_from_file_names_is_reported(tmp_path: Path, caplog: pytest.Lo
     frames = np.zeros((2, 8, 8, 3), np.uint8)
     write_lab_file(tmp_path / "episode_1box_hori_left_core_far.h5", frames)
     with caplog.at_level(logging.INFO):
-        scan(tmp_path, SPACE, LabOptions({"1box_hori_left": "Go."}))
+        scan(tmp_path, SPACE, LabOptions())
     assert "taken from the file name" in caplog.text
     assert "scenario (1)" in caplog.text
+
+
+def test_what_readers_remark_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for i in range(3):
+        path = write_lab_file(tmp_path / f"{i}_1box_hori_left.h5", np.zeros((2, 8, 8, 3), np.uint8))
+    with h5py.File(path, "a") as file:
+        file.attrs["num_frames"] = 18
+    with caplog.at_level(logging.INFO):
+        scan(tmp_path, SPACE, LabOptions())
+    said = [record.getMessage() for record in caplog.records if "taken from" not in record.getMessage()]
+    assert sorted(said, reverse=True) == [
+        "3 files: no action is a stop, so stopping cannot be learned from the file",
+        "1 file: the attribute num_frames is not the number of stored frames",
+    ]

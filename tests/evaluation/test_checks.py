@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from src.core.errors import ProjectError
 from src.data.datamodule import EpisodeDataModule
+from src.data.episode import write_episode
 from src.data.normalizer import MinMaxNormalizer
 from src.data.sampler import EpisodeSampler
 from src.data.split import SplitRule
@@ -20,6 +21,7 @@ from src.evaluation import checks, repeat
 from src.evaluation.evaluator import Evaluation
 from src.experiment.checkpoint import checkpoint_path, write_checkpoint
 from src.sim.collect import collect
+from tests.data.builders import make_episode
 from tests.deploy.standins import SPACE, toy_policy
 from tests.evaluation.test_evaluation import settings
 
@@ -107,6 +109,19 @@ def test_a_run_is_only_measured_on_the_data_it_was_trained_with(
         with pytest.raises(ProjectError, match="0123456789ab.*restore the folder and its split file") as said:
             repeat.evaluate_run(str(run), "best", "cpu", None, OmegaConf.create({}), [])
         assert "\n" not in str(said.value) and not (run / "evaluations").exists()
+    words = manifest["instruction"]
+    run = a_run(
+        tmp_path / "words", {**manifest, "instruction": {**words, "hash": "0" * 16}}, monkeypatch, data.root
+    )
+    with pytest.raises(
+        ProjectError, match=f"with the instructions 0{{12}}, but .* has {words['hash'][:12]}; restore"
+    ) as said:
+        repeat.evaluate_run(str(run), "best", "cpu", None, OmegaConf.create({}), [])
+    assert "\n" not in str(said.value) and not (run / "evaluations").exists()
+    older = {key: value for key, value in words.items() if key != "hash"}
+    checks.check_same_data(
+        run, {**manifest, "instruction": older}, manifest
+    )  # does not say what its words were
 
 
 def test_one_sentence_for_all_is_said_to_be_the_reason(
@@ -118,3 +133,24 @@ def test_one_sentence_for_all_is_said_to_be_the_reason(
     verdict = settings(suites=[], probes=[]).run(tmp_path, toy_policy(), data)["verdict"]
     assert verdict["listens"]["answer"] == "not measured"
     assert "all recorded episodes share one sentence" in verdict["listens"]["words"]
+
+
+@pytest.mark.parametrize(("near_duplicates", "groups"), [(True, 5), (False, 10)])
+def test_intervals_redraw_the_groups_of_the_split(tmp_path: Path, near_duplicates: bool, groups: int) -> None:
+    """Each drive is there twice, in files of different groups; counted twice, intervals would be too narrow."""
+    for i in range(20):
+        one = make_episode(f"e{i:02}", 4, 16, control_period=SPACE.control_period)
+        again = make_episode(
+            f"f{i:02}", 4, 16, frames=one.frames ^ 1, actions=one.actions, control_period=SPACE.control_period
+        )
+        for episode in (one, again):
+            write_episode(tmp_path / f"{episode.id}.h5", episode)
+    split = SplitRule(0.5, 0.25, 0.25, near_duplicates=near_duplicates)
+    sampler = EpisodeSampler(4)
+    module = EpisodeDataModule(str(tmp_path), SPACE, MinMaxNormalizer(), sampler, split, 3, 4, 16)
+    module.setup("fit")
+    module.bind(toy_policy().tokenize)
+    scored = settings(suites=[], probes=[], baselines=["mean"]).run(tmp_path / "run", toy_policy(), module)
+    assert scored["offline"]["policy"]["n"] == 40
+    assert scored["offline"]["policy"]["groups"] == groups
+    assert scored["offline"]["policy"]["error"]["clusters"] == groups

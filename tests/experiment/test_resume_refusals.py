@@ -58,6 +58,15 @@ def test_other_episodes_or_another_split_are_refused(stopped: Path, small_cfg: C
     _set_record(stopped, data=data, state="interrupted")
 
 
+def test_other_sentences_are_refused(stopped: Path, small_cfg: Config) -> None:
+    data = json.loads((stopped / "run.json").read_text())["data"]
+    assert len(data["instruction"]["hash"]) == 16
+    _set_record(stopped, data={**data, "instruction": {**data["instruction"], "hash": "another"}})
+    with pytest.raises(ProjectError, match="began with the instructions another, but .*or start a new run"):
+        train(small_cfg(stopped, f"resume={stopped}"))
+    _set_record(stopped, data=data, state="interrupted")
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [

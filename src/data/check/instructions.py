@@ -1,6 +1,7 @@
-"""Owns findings about instructions: always the same, one phrasing only, giving the actions away.
+"""Owns findings about instructions: missing, always the same, one phrasing only, giving the actions away.
 
-In: `Facts`. Out: findings. A missing instruction is a fault of its file, see files.py.
+In: `Facts`, whose episodes have the sentences that data.instruction gives them. Out: findings. An instruction is
+missing where neither the file nor data.instruction has one; `with_sentences` sorts such episodes out.
 """
 
 import re
@@ -9,8 +10,11 @@ from functools import lru_cache
 
 import numpy as np
 
+from src.core.errors import ProjectError
 from src.data.check.actions import FEW, clock_accuracy
-from src.data.check.finding import NOTE, WARNING, Facts, Finding, by_value, percent
+from src.data.check.finding import ERROR, NOTE, WARNING, Facts, Finding, by_value, percent
+from src.data.episode import EpisodeFile
+from src.data.instruction import InstructionSource
 
 READER_SHARE = 0.95
 _TERMS = 4
@@ -26,6 +30,32 @@ _NUMBERS = re.compile(
     r"\b(?:linear_[xy]|angular_z|v[xy]|wz)\b|\b\d+\s*(?:steps?|times)\b|\b\d+(?:\.\d+)?\s*(?:m/s|rad/s|deg|degrees)\b",
     re.IGNORECASE,
 )
+
+
+def with_sentences(
+    episodes: Sequence[EpisodeFile], source: InstructionSource
+) -> tuple[list[EpisodeFile], list[Finding]]:
+    """The episodes for which `source` has a sentence, in their order, and an error finding for all others."""
+    kept: list[EpisodeFile] = []
+    silent: list[tuple[EpisodeFile, str]] = []
+    for episode in episodes:
+        try:
+            source.wordings(episode)
+        except ProjectError as error:
+            silent.append((episode, str(error).rstrip(".")))
+        else:
+            kept.append(episode)
+    if not silent:
+        return kept, []
+    reason = silent[0][1]
+    if len(silent) > 1:
+        reason = f"{len(silent)} of {len(episodes)} files have no instruction, the first: {reason}"
+    finding = Finding(
+        "missing_instruction", ERROR, reason,
+        "or write it into the files, choose another map (data/instruction), or move them away",
+        tuple(episode.path for episode, _ in silent), spoils=True,
+    )  # fmt: skip
+    return kept, [finding]
 
 
 @lru_cache(maxsize=2)
@@ -53,7 +83,8 @@ def constant_instruction(facts: Facts) -> Iterator[Finding]:
     yield Finding(
         "constant_instruction", WARNING,
         f"all {len(facts.episodes)} episodes have the same instruction: {facts.episodes[0].instructions[0]!r}",
-        "record other tasks or give each scenario its sentence; a policy cannot learn to listen from one sentence",
+        "record other tasks, or give each scenario its own sentence (data/instruction=lab_en with "
+        "data.instruction.prefer_file=false); a policy cannot learn to listen from one sentence",
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from src.core.errors import ProjectError
 from src.data.actions import ActionSpace
+from src.data.instruction import InstructionSource
 from src.data.layouts import LabOptions
 from src.data.lerobot.export import ExportOptions, export
 from src.data.lerobot.foreign import ForeignOptions
@@ -24,6 +25,7 @@ def convert(
     on_bad_files: str = "error",
     action: ActionSpace | None = None,
     lab: LabOptions | None = None,
+    instruction: InstructionSource | None = None,
     export_options: ExportOptions | None = None,
     foreign: ForeignOptions | None = None,
     progress: bool = True,
@@ -37,6 +39,7 @@ def convert(
         on_bad_files: "error" stops at the first unreadable episode; "skip" leaves it out and lists it.
         action: axes' limits and classes to keep with the data; format=lerobot only.
         lab: how to read the lab's files; format=lerobot only.
+        instruction: where the sentences come from, None takes those of the files; format=lerobot only.
         export_options: how to write; format=lerobot only.
         foreign: facts for LeRobot data sets that were not written here; format=mobile_vla only.
         progress: show a progress bar.
@@ -70,7 +73,7 @@ def convert(
             raise ProjectError(
                 "foreign: only an import reads these options; remove them or set format=mobile_vla."
             )
-        return export(source, to, export_options or ExportOptions(), action, lab, skip, progress)
+        return export(source, to, export_options or ExportOptions(), action, lab, instruction, skip, progress)
     if not is_lerobot:
         raise ProjectError(
             f"source={source} has no {INFO}, so it is no LeRobot data set; format=lerobot exports."
@@ -78,6 +81,7 @@ def convert(
     for key, given in (
         ("action", action is not None),
         ("lab", lab is not None and lab != LabOptions()),
+        ("instruction", instruction is not None),
         ("export_options", export_options is not None and export_options != ExportOptions()),
     ):
         if given:

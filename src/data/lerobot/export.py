@@ -20,6 +20,7 @@ from src.core.errors import ProjectError
 from src.core.files import atomic_folder, atomic_write_json
 from src.data.actions import ActionSpace
 from src.data.episode import Episode, EpisodeFile
+from src.data.instruction import InstructionSource
 from src.data.layouts import LabOptions
 from src.data.lerobot.layout import (
     CAMERA,
@@ -101,6 +102,7 @@ def export(
     options: ExportOptions,
     action: ActionSpace | None = None,
     lab: LabOptions | None = None,
+    instruction: InstructionSource | None = None,
     skip_bad: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -110,13 +112,15 @@ def export(
         action: the action space, whose limits and classes are kept; None takes `action_space.json` of the source
             folder where there is one.
         lab: how to read the lab's files.
-        skip_bad: leave unreadable files out and list them in meta/mobile_vla.json, instead of stopping at the first.
+        instruction: where the sentences come from; None takes those of the files.
+        skip_bad: leave files that are unreadable or have no sentence out and list them in meta/mobile_vla.json,
+            instead of stopping at the first.
 
     Returns:
         {"episodes", "frames", "skipped": [{"file", "reason"}], "psnr_db": {"mean", "min"} or None}.
     """
     skipped: list[dict[str, str]] = []
-    files = open_all(source, lab, skipped if skip_bad else None)
+    files = open_all(source, lab, instruction, skipped if skip_bad else None)
     action = action or stored_action(source)
     check_together(files, action, even_sides=options.frames == "video")
     splits = stored_splits(source)

@@ -14,6 +14,7 @@ from typing import Any
 from src.core.errors import ProjectError
 from src.data.actions import ActionSpace
 from src.data.episode import EpisodeFile, open_episode
+from src.data.instruction import InstructionSource
 from src.data.layouts import LabOptions
 from src.data.manifest import FORMAT as SPLIT_FORMAT
 from src.data.scan import check_action_space, find_episodes
@@ -26,8 +27,14 @@ ACTION_FILE = "action_space.json"
 _SPLITS = "mobile-vla-split/"
 
 
-def open_all(source: Path, lab: LabOptions | None, skipped: list[dict[str, str]] | None) -> list[EpisodeFile]:
-    """The readable episodes sorted by id; the others raise, or go to `skipped` where that is a list."""
+def open_all(
+    source: Path,
+    lab: LabOptions | None,
+    instruction: InstructionSource | None,
+    skipped: list[dict[str, str]] | None,
+) -> list[EpisodeFile]:
+    """The readable episodes with the sentences of `instruction` (None: their own), sorted by id; those that cannot be
+    read or have no sentence raise, or go to `skipped` where that is a list."""
     try:
         paths = find_episodes(source)
     except ProjectError as error:
@@ -35,7 +42,7 @@ def open_all(source: Path, lab: LabOptions | None, skipped: list[dict[str, str]]
     files: list[EpisodeFile] = []
     for path in paths:
         try:
-            files.append(open_episode(path, lab))
+            files.append(_worded(open_episode(path, lab), instruction))
         except ProjectError as error:
             if skipped is None:
                 raise ProjectError(f"{error} Or leave such files out with on_bad_files=skip.") from error
@@ -45,6 +52,22 @@ def open_all(source: Path, lab: LabOptions | None, skipped: list[dict[str, str]]
             f"source={source}: none of its {len(paths)} files can be read; the first: {skipped}"
         )
     return sorted(files, key=lambda file: file.id)
+
+
+def _worded(file: EpisodeFile, instruction: InstructionSource | None) -> EpisodeFile:
+    """A LeRobot episode has a task, which is a sentence."""
+    if instruction is not None:
+        try:
+            return file.retold(instruction.wordings(file))
+        except ProjectError as error:
+            said = str(error).replace("data.instruction", "instruction")
+            raise ProjectError(said.replace("data/instruction=", "data/instruction@instruction=")) from error
+    if not file.instructions:
+        raise ProjectError(
+            f"{file.path} (scenario {file.scenario!r}) holds no instruction, which LeRobot needs as its task; choose a "
+            "map of sentences, e.g. data/instruction@instruction=lab_en."
+        )
+    return file
 
 
 def left_out(path: Path, error: ProjectError) -> dict[str, str]:

@@ -1,6 +1,8 @@
 """Findings about instructions and whether the picture already tells them; the classifier against a slow reference."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -8,8 +10,12 @@ import pytest
 from src.data.check import confounding, instructions
 from src.data.check.confounding import leave_group_out, measure, shuffles
 from src.data.check.instructions import meanings, motion_by_motion
-from src.data.check.runner import WORD_CHECKS
-from src.data.episode import Episode
+from src.data.check.runner import WORD_CHECKS, check
+from src.data.episode import Episode, open_episode
+from src.data.instruction import FromFile, ScenarioMap
+from src.data.layouts import LabOptions
+from src.data.split import SplitRule
+from tests.data.builders import SPACE, write_lab_file
 from tests.data.check.folders import STOP, actions, ask, drive, gather, sound
 
 AHEAD, LEFT, RIGHT = (1.0, 0, 0), (0, 1.0, 0), (0, -1.0, 0)
@@ -19,6 +25,45 @@ def test_sound_instructions_raise_nothing(tmp_path: Path) -> None:
     facts = gather(tmp_path, sound(40), frames=1)
     assert measure(facts) is not None
     assert [f.code for checker in WORD_CHECKS for f in checker(facts)] == []
+
+
+def test_a_missing_sentence_is_one_that_neither_the_file_nor_the_map_has(tmp_path: Path) -> None:
+    """Real files of the lab, one of them with a sentence; what is left out keeps the order of the others."""
+    files = []
+    for i, side in enumerate(["left", "right", "left", "right"]):
+        frames = np.random.default_rng(i).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+        path = tmp_path / f"episode_2026012{i}_010422_1box_hori_{side}_core.h5"
+        files.append(open_episode(write_lab_file(path, frames, text="Go there." if i == 1 else None)))
+    left = {"1box_hori_left": "Pass on the left."}
+    for source, kept in (
+        (FromFile(), [1]),
+        (ScenarioMap("mine.yaml", left), [0, 2]),
+        (ScenarioMap("mine.yaml", left, prefer_file=True), [0, 1, 2]),
+        (ScenarioMap("mine.yaml", {**left, "1box_hori_right": "Pass on the right."}), [0, 1, 2, 3]),
+    ):
+        found, findings = instructions.with_sentences(files, source)
+        assert found == [files[i] for i in kept]
+        missing = [files[i].path for i in range(4) if i not in kept]
+        assert [path for finding in findings for path in finding.files] == missing
+        assert all((f.code, f.severity, f.spoils) == ("missing_instruction", "error", True) for f in findings)
+        assert len(findings) == bool(missing)
+        if len(missing) > 1:
+            assert f"{len(missing)} of 4 files have no instruction" in findings[0].reason
+
+
+def test_the_whole_check_names_files_without_a_sentence(tmp_path: Path) -> None:
+    for i, side in enumerate(["left", "right", "left", "right"]):
+        frames = np.random.default_rng(i).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+        moves = actions(AHEAD, LEFT if side == "left" else RIGHT, (0.1 * i, 0, 0))
+        write_lab_file(tmp_path / f"episode_2026012{i}_010422_1box_hori_{side}_core.h5", frames, moves)
+    data = SimpleNamespace(
+        root=tmp_path, action_space=SPACE, lab=LabOptions(), split_rule=SplitRule(), allow_mixed_sizes=False,
+        instruction=ScenarioMap("mine.yaml", {"1box_hori_left": "Pass on the left."}),
+    )  # fmt: skip
+    outcome = check(cast(Any, data), out=str(tmp_path / "out"), workers=1, progress=False)
+    found = {finding.code: finding for finding in outcome.findings}["missing_instruction"]
+    assert found.severity == "error" and [path.name[15:16] for path in found.files] == ["1", "3"]
+    assert "2 of 4 files cannot be used, the first: mine.yaml has no entry for" in found.reason
 
 
 def test_one_sentence_for_all(tmp_path: Path) -> None:
