@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from src.data.check.finding import ERROR, NOTE, WARNING, Facts, Finding, by_value, percent
+from src.data.check.finding import ERROR, NOTE, WARNING, Facts, Finding, by_value, percent, some
 
 TOLERANCE = 1e-3
 """Share of the range by which a float32 action may pass its limit."""
@@ -59,13 +59,10 @@ def dead_axes(facts: Facts) -> Iterator[Finding]:
 def constant_episodes(facts: Facts) -> Iterator[Finding]:
     """Does the action change within each episode?"""
     bad = [i for i, a in enumerate(facts.rows(facts.actions)) if len(a) > 2 and not np.ptp(a, axis=0).any()]
-    if bad:
-        share = len(bad) / len(facts.episodes)
-        yield Finding(
-            "constant_actions", WARNING if share > SAME_SHARE else NOTE,
-            f"{len(bad)} of {len(facts.episodes)} episodes repeat one single action all along ({percent(share)})",
-            "look at them: a straight drive is fine, a stuck recorder is not", facts.paths(bad),
-        )  # fmt: skip
+    yield from some(
+        facts, bad, "constant_actions", WARNING if len(bad) > SAME_SHARE * len(facts.episodes) else NOTE,
+        "repeat one single action all along", "look at them: a straight drive is fine, a stuck recorder is not",
+    )  # fmt: skip
 
 
 def identical_sequences(facts: Facts) -> Iterator[Finding]:
@@ -204,11 +201,9 @@ def missing_stop(facts: Facts) -> Iterator[Finding]:
     if not len(without):
         return
     if ends.any():
-        yield Finding(
-            "missing_stop", WARNING,
-            f"{len(without)} of {len(ends)} episodes end in motion, the others with a stop",
+        yield from some(
+            facts, without.tolist(), "missing_stop", WARNING, "end in motion, the others with a stop",
             "record the stop of every drive; otherwise the same view is followed by a stop or not, by chance",
-            facts.paths(without),
         )  # fmt: skip
     else:
         yield Finding(
@@ -231,11 +226,10 @@ def uneven_time(facts: Facts) -> Iterator[Finding]:
         usual = float(np.median(gaps))
         if gaps.min() <= 0 or abs(usual / episode.control_period - 1) > 0.2:
             bad[i] = usual
-    if bad:
-        gap = next(iter(bad.values()))
-        yield Finding(
-            "uneven_time", WARNING,
-            f"{len(bad)} of {len(facts.episodes)} episodes have time stamps that do not fit the control period: "
-            f"{gap:.3g} s between steps in the first of them, {facts.space.control_period:.3g} s are declared",
-            "correct data.action.control_period, or the recorder's clock", facts.paths(bad),
-        )  # fmt: skip
+    gap = next(iter(bad.values()), 0.0)
+    yield from some(
+        facts, list(bad), "uneven_time", WARNING,
+        f"have time stamps that do not fit the control period: {gap:.3g} s between steps in the first of them, "
+        f"{facts.space.control_period:.3g} s are declared",
+        "correct data.action.control_period, or the recorder's clock",
+    )  # fmt: skip

@@ -15,7 +15,7 @@ import numpy as np
 
 from src.core.errors import ProjectError
 from src.data.actions import ActionSpace
-from src.data.check.finding import ERROR, NOTE, WARNING, Facts, Fault, Finding, by_value, percent
+from src.data.check.finding import ERROR, NOTE, WARNING, Facts, Fault, Finding, by_value, some
 from src.data.episode import EpisodeFile, OwnLayout, open_episode
 from src.data.layouts import LabOptions
 from src.data.scan import check_action_space, find_episodes
@@ -36,7 +36,7 @@ ADVICE = {
     "non_finite_actions": "find out where the recorder made NaN; move the file away",
     "wrong_shape": "convert it to the expected shape and type, or move it away",
     "wrong_action_space": "choose the data/action of this data, or move the file to a folder of its own",
-    "missing_instruction": "write the sentence into the file or give it in data.lab.instructions",
+    "missing_instruction": "write the sentence into the file, or choose a data/instruction with one for its scenario",
     "unusable": "convert it or move it away",
 }
 """What to do about each kind of file that cannot be used; its keys are all kinds there are."""
@@ -185,7 +185,7 @@ def _same_frames(facts: Facts, one: EpisodeFile, two: EpisodeFile) -> bool:
         return one.meta.content == two.meta.content
     first, second = facts.samples.get(one.path), facts.samples.get(two.path)
     if first is not None and second is not None:
-        return first.digest == second.digest
+        return first.same_frames(second)
     return one.path.stat().st_size == two.path.stat().st_size and filecmp.cmp(
         one.path, two.path, shallow=False
     )
@@ -209,13 +209,11 @@ def duplicate_episodes(facts: Facts) -> Iterator[Finding]:
 def blank_frames(facts: Facts) -> Iterator[Finding]:
     """Does every sampled frame show something?"""
     bad = [i for i, e in enumerate(facts.episodes) if e.path in facts.samples and facts.samples[e.path].flat]
-    if bad:
-        steps = facts.samples[facts.episodes[bad[0]].path].flat
-        yield Finding(
-            "blank_frames", ERROR,
-            f"{len(bad)} of {len(facts.samples)} episodes have frames of one single colour, first at step {steps[0]}",
-            "the camera gave no picture; move these files away", facts.paths(bad), spoils=True,
-        )  # fmt: skip
+    steps = facts.samples[facts.episodes[bad[0]].path].flat if bad else ()
+    yield from some(
+        facts, bad, "blank_frames", ERROR, f"have frames of one single colour, first at step {min(steps, default=0)}",
+        "the camera gave no picture; move these files away", spoils=True,
+    )  # fmt: skip
 
 
 def frozen_camera(facts: Facts) -> Iterator[Finding]:
@@ -227,23 +225,20 @@ def frozen_camera(facts: Facts) -> Iterator[Finding]:
             continue
         if (sample.tiny == sample.tiny[0]).all():
             bad.append(i)
-    if bad:
-        yield Finding(
-            "frozen_camera", WARNING,
-            f"{len(bad)} of {len(facts.samples)} episodes show the same picture at every sampled step while the "
-            f"robot is commanded to move ({percent(len(bad) / len(facts.samples))})",
-            "look at them; a camera that stands still teaches the policy not to look", facts.paths(bad),
-        )  # fmt: skip
+    yield from some(
+        facts, bad, "frozen_camera", WARNING,
+        "show the same picture at every sampled step while the robot is commanded to move",
+        "look at them; a camera that stands still teaches the policy not to look",
+    )  # fmt: skip
 
 
 def remarks(facts: Facts) -> Iterator[Finding]:
     """Does the reader of the files have something to say?"""
     said = [(remark, i) for i, episode in enumerate(facts.episodes) for remark in episode.meta.remarks]
     for remark, positions in by_value([remark for remark, _ in said]).items():
-        yield Finding(
-            "reader_remark", WARNING, f"{len(positions)} of {len(facts.episodes)} files: {remark}",
+        yield from some(
+            facts, [said[position][1] for position in positions], "reader_remark", WARNING, f"have a remark: {remark}",
             "see that this is meant so; data.lab says how the files are read",
-            facts.paths(said[position][1] for position in positions),
         )  # fmt: skip
 
 

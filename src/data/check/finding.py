@@ -80,7 +80,7 @@ class Sample:
     Attributes:
         steps: (k,) the sampled steps, ascending, the first one being 0.
         tiny: (k, 16, 16, 3) uint8 RGB, each sampled frame averaged down.
-        digest: SHA-256 of the sampled frames at full size.
+        digests: (k,) SHA-256 of each sampled frame at full size.
         flat: the sampled steps whose frame is one single colour.
         jpeg: the first frame as a JPEG of at most 240 px.
         first: (32, 32, 3) uint8 RGB, the first frame as the split compares it.
@@ -88,10 +88,15 @@ class Sample:
 
     steps: tuple[int, ...]
     tiny: np.ndarray
-    digest: str
+    digests: tuple[str, ...]
     flat: tuple[int, ...]
     jpeg: bytes
     first: np.ndarray
+
+    def same_frames(self, other: Sample) -> bool:
+        """Whether all frames that both have are equal to the bit; the first one is always among them."""
+        theirs = dict(zip(other.steps, other.digests, strict=True))
+        return all(theirs.get(s, d) == d for s, d in zip(self.steps, self.digests, strict=True))
 
 
 @dataclass(eq=False)  # compared and hashed as an object, so that what is costly to measure can be kept
@@ -166,6 +171,15 @@ def run_checkers(facts: Facts, checkers: Sequence[Checker]) -> list[Finding]:
 def question(checker: Checker) -> str:
     """The first line of a checker's docstring."""
     return (checker.__doc__ or checker.__name__).strip().splitlines()[0]
+
+
+def some(
+    facts: Facts, bad: Sequence[int], code: str, severity: str, reason: str, advice: str, spoils: bool = False
+) -> Iterator[Finding]:
+    """A finding about some of the episodes, "<n> of <all> episodes <reason>", with their files; none for no `bad`."""
+    if bad:
+        words = f"{len(bad)} of {len(facts.episodes)} episodes {reason}"
+        yield Finding(code, severity, words, advice, facts.paths(bad), spoils)
 
 
 def refuse(findings: Iterable[Finding], root: Path) -> None:

@@ -79,29 +79,20 @@ def unusable_split(facts: Facts) -> Iterator[Finding]:
 
 def duplicates_across_splits(facts: Facts) -> Iterator[Finding]:
     """Is no recording in two splits?"""
-    crossing = [group for group in duplicates(facts) if len(_names(facts, group)) > 1]
-    if crossing:
-        names = " and ".join(sorted(_names(facts, crossing[0])))
-        yield Finding(
-            "duplicate_across_splits", ERROR,
-            f"{len(crossing)} recordings stand in several splits, the first in {names}",
-            "delete the copies, then delete the split file to split anew",
-            facts.paths(i for group in crossing for i in group),
-        )  # fmt: skip
+    yield from _cut(
+        facts, {facts.episodes[members[0]].id: members for members in duplicates(facts)},
+        "duplicate_across_splits", ERROR, "{n} recordings stand in {splits}",
+        "delete the copies, then delete the split file to split anew",
+    )  # fmt: skip
 
 
 def groups_across_splits(facts: Facts) -> Iterator[Finding]:
     """Does no split cut a group of near-duplicates?"""
-    cut = [m for m in by_value([e.group for e in facts.episodes]).values() if len(_names(facts, m)) > 1]
-    if cut:
-        group = facts.episodes[cut[0][0]].group
-        names = " and ".join(sorted(_names(facts, cut[0])))
-        yield Finding(
-            "group_across_splits", ERROR,
-            f"{len(cut)} groups are cut by the split, e.g. {group!r} is in {names}",
-            "delete the split file to split anew; a new split never cuts a group",
-            facts.paths(i for members in cut for i in members),
-        )  # fmt: skip
+    yield from _cut(
+        facts, by_value([e.group for e in facts.episodes]), "group_across_splits", ERROR,
+        "{n} groups of near-duplicates stand in {splits}",
+        "delete the split file to split anew; a new split never cuts a group",
+    )  # fmt: skip
 
 
 def same_view_across_splits(facts: Facts) -> Iterator[Finding]:
@@ -110,7 +101,11 @@ def same_view_across_splits(facts: Facts) -> Iterator[Finding]:
     train = [i for i in known if facts.split[facts.episodes[i].id] == "train"]
     held = [i for i in known if facts.split[facts.episodes[i].id] != "train"]
     copies = {i for group in duplicates(facts) for i in group}  # they have a finding of their own
-    seen = [i for i in held if i not in copies and train and _nearest(facts, i, train) < NEAR]
+    seen: list[int] = []
+    if train:
+        views = np.stack([_view(facts, i) for i in train])
+        apart = (np.abs(views - _view(facts, i)).mean(axis=(1, 2, 3)).min() for i in held)
+        seen = [i for i, least in zip(held, apart, strict=True) if least < NEAR and i not in copies]
     if seen:
         share = len(seen) / len(held)
         yield Finding(
@@ -122,24 +117,35 @@ def same_view_across_splits(facts: Facts) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _nearest(facts: Facts, index: int, others: Sequence[int]) -> float:
-    first = facts.samples[facts.episodes[index].path].tiny[0].astype(np.int16)
-    frames = np.stack([facts.samples[facts.episodes[i].path].tiny[0] for i in others])
-    return float(np.abs(frames - first).mean(axis=(1, 2, 3)).min())
+def _view(facts: Facts, index: int) -> np.ndarray:
+    """(16, 16, 3) int16, the first frame of an episode."""
+    return facts.samples[facts.episodes[index].path].tiny[0].astype(np.int16)
 
 
 def sessions_across_splits(facts: Facts) -> Iterator[Finding]:
     """Are recordings of the same day and scenario kept together?"""
     days = [(_SESSION.search(e.id), e) for e in facts.episodes]
     keys = [f"{found.group(1)} {e.scenario}" if found else e.id for found, e in days]
-    cut = {key: m for key, m in by_value(keys).items() if len(m) > 1 and len(_names(facts, m)) > 1}
+    yield from _cut(
+        facts, by_value(keys), "session_across_splits", NOTE,
+        "{n} recording sessions (the same day and scenario) lie in {splits}",
+        "data.lab.group_by=session keeps them together; light and layout of a day are then truly held out",
+    )  # fmt: skip
+
+
+def _cut(
+    facts: Facts, groups: Mapping[str, Sequence[int]], code: str, severity: str, reason: str, advice: str
+) -> Iterator[Finding]:
+    """A finding about the groups of episodes that the split cuts, with all their files; none where it cuts none.
+
+    `reason` has places for {n}, how many are cut, and {splits}, where they are, the first one by name.
+    """
+    cut = {name: members for name, members in groups.items() if len(_names(facts, members)) > 1}
     if cut:
-        yield Finding(
-            "session_across_splits", NOTE,
-            f"{len(cut)} recording sessions (the same day and scenario) lie in several splits, e.g. {next(iter(cut))}",
-            "data.lab.group_by=session keeps them together; light and layout of a day are then truly held out",
-            facts.paths(i for members in cut.values() for i in members),
-        )  # fmt: skip
+        name, members = next(iter(cut.items()))
+        where = f"several splits, e.g. {name} in {' and '.join(sorted(_names(facts, members)))}"
+        files = facts.paths(i for members in cut.values() for i in members)
+        yield Finding(code, severity, reason.format(n=len(cut), splits=where), advice, files)
 
 
 def _names(facts: Facts, indices: Sequence[int]) -> set[str]:

@@ -40,13 +40,13 @@ def look(path: Path, action: ActionSpace, lab: LabOptions | None, frames: int) -
     if isinstance(episode, Fault):
         return episode
     steps = sample_steps(episode.length, frames)
-    digest, tiny, flat, jpeg = hashlib.sha256(), [], [], b""
+    digests, tiny, flat, jpeg = [], [], [], b""
     try:
         for step in steps:
             frame = np.ascontiguousarray(episode.frames(step, step + 1)[0])
-            digest.update(frame.data)
+            digests.append(hashlib.sha256(frame.data).hexdigest())
             picture = Image.fromarray(frame)
-            if (frame == frame[0, 0]).all():
+            if is_flat(frame):
                 flat.append(step)
             tiny.append(np.asarray(picture.resize((TINY, TINY), Image.Resampling.BOX)))
             if step == 0:
@@ -54,7 +54,7 @@ def look(path: Path, action: ActionSpace, lab: LabOptions | None, frames: int) -
             jpeg = jpeg or as_jpeg(frame)
     except Exception as error:  # whatever a damaged picture provokes in a decoder is a fault of that file
         return Fault(path, "damaged_frames", f"{path}: frame {step} cannot be decoded ({error}).")
-    return episode, Sample(steps, np.stack(tiny), digest.hexdigest(), tuple(flat), jpeg, first)
+    return episode, Sample(steps, np.stack(tiny), tuple(digests), tuple(flat), jpeg, first)
 
 
 def spread(total: int, count: int | None) -> list[int]:
@@ -67,6 +67,12 @@ def spread(total: int, count: int | None) -> list[int]:
 def sample_steps(length: int, frames: int) -> tuple[int, ...]:
     """Up to `frames` distinct steps from 0 to length - 1, both ends included where there are two."""
     return tuple(sorted({round(x) for x in np.linspace(0, length - 1, min(frames, length))}))
+
+
+def is_flat(frame: np.ndarray) -> bool:
+    """Whether (H, W, 3) is one single colour. A few pixels of a real picture settle it, so most are never compared."""
+    colour = frame[0, 0]
+    return bool((frame[::32, ::32] == colour).all() and (frame == colour).all())
 
 
 def as_jpeg(frame: np.ndarray) -> bytes:
@@ -104,14 +110,30 @@ def look_at_all(
             results.append(one(path, frames=numbers[path]))
             tick()
         return results
-    found = _in_processes(one, numbers, workers, tick)
-    for path in paths:  # a process died: find out over which file, one by one
-        if path not in found:
-            found |= _in_processes(one, {path: numbers[path]}, 1, tick)
-        if path not in found:
-            found[path] = Fault(path, "crashes_reader", f"{path}: reading it ended the process that tried.")
-            tick()
+    found = _all(one, numbers, workers, tick)
     return [found[path] for path in paths]
+
+
+def _all(
+    one: Callable[..., Looked], frames: Mapping[Path, int], workers: int, tick: Callable[[], None]
+) -> dict[Path, Looked]:
+    """`one` for every path; a file that ends the process that reads it becomes a fault.
+
+    A process that dies takes the whole pool with it, and with it all files in waiting. They are tried again in two
+    halves, and so on, until the file stands alone: a handful of new pools, instead of one for each file that waited.
+    """
+    found = _in_processes(one, frames, min(workers, len(frames)), tick)
+    lost = [path for path in frames if path not in found]
+    if lost and len(frames) == 1:
+        tick()
+        return {
+            lost[0]: Fault(lost[0], "crashes_reader", f"{lost[0]}: reading it ended the process that tried.")
+        }
+    middle = (len(lost) + 1) // 2
+    for half in (lost[:middle], lost[middle:]):
+        if half:
+            found |= _all(one, {path: frames[path] for path in half}, workers, tick)
+    return found
 
 
 def _in_processes(
@@ -125,7 +147,7 @@ def _in_processes(
             try:
                 found[jobs[job]] = job.result()
             except BrokenProcessPool:
-                continue  # this file or another one; the caller tries it alone
+                continue  # this file or another one; the caller tries it again
             tick()
     return found
 

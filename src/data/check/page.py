@@ -106,7 +106,8 @@ def _figures(outcome: Outcome) -> str:
     ]
     tiles = "".join(f"<div class=tile><span>{text(k)}</span><b>{text(v)}</b></div>" for k, v in cells)
     sampled = (
-        f"Metadata, actions and sentences of every file were read; {outcome.decoded} {outcome.seconds:.1f} s."
+        f"Metadata, actions and sentences of every file were read; {outcome.decoded} "
+        f"It took {outcome.seconds:.1f} s: {outcome.times}"
     )
     return f"<div class=tiles>{tiles}</div><p class=small>{text(sampled)}</p>"
 

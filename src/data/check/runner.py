@@ -6,15 +6,22 @@ else is written: no split, no cache.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from src.core.errors import ProjectError
 from src.core.files import atomic_write_json, atomic_write_text
@@ -24,7 +31,6 @@ from src.data.check.finding import (
     Checker,
     Facts,
     Fault,
-    Sample,
     question,
     run_checkers,
 )  # fmt: skip
@@ -32,8 +38,6 @@ from src.data.check.look import look_at_all
 from src.data.check.outcome import Outcome
 from src.data.check.quick import ACTION_CHECKS, FILE_CHECKS, SPLIT_CHECKS
 from src.data.datamodule import EpisodeDataModule
-from src.data.episode import EpisodeFile
-from src.data.instruction import InstructionSource
 from src.data.scan import find_episodes
 
 SCHEMA = "mobile-vla-check/1"
@@ -82,69 +86,92 @@ def check(
         raise ProjectError(f"sampled is {sampled}; expected 0 or more episodes, or null for all of them.")
     if workers < 0:
         raise ProjectError(f"workers is {workers}; expected 0 (one per core) or more.")
-    begun = time.monotonic()
-    facts = gather(data, frames, sampled, workers, progress)
+    clock = _Clock()
+    facts = read(data, frames, sampled, workers, progress)
+    clock.stage("reading")
+    plan_split(facts, data)
+    clock.stage("split")
     shown = views(facts)
+    clock.stage("pictures")
     asked = [(question(checker), run_checkers(facts, [checker])) for checker in ALL]
     findings = [finding for _, found in asked for finding in found]
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
+    numbers = figures(facts)
+    clock.stage("questions")
     outcome = Outcome(
         facts=facts,
         findings=findings,
-        figures=figures(facts),
-        seconds=0.0,
+        figures=numbers,
+        stages=clock.stages,
         split_rule=str(data.split_rule),
         out=Path(out) if out is not None else data.root / "check",
+        frames=frames,
+        sampled=sampled,
+        pair_frames=2 * len(shown.pairs),
         questions=asked,
     )
-    outcome.seconds = time.monotonic() - begun
     atomic_write_text(outcome.out / "check.html", page(outcome, shown))
     atomic_write_text(outcome.out / "dataset_card.md", card(outcome))
     atomic_write_json(outcome.out / "check.json", to_dict(outcome))
     return outcome
 
 
-def gather(data: EpisodeDataModule, frames: int, sampled: int | None, workers: int, progress: bool) -> Facts:
-    """Read every file of the data module's folder, and find out which split a training would use."""
+class _Clock:
+    """Wall clock by stage."""
+
+    def __init__(self) -> None:
+        self.stages: dict[str, float] = {}
+        self._begun = time.monotonic()
+
+    def stage(self, name: str) -> None:
+        """What passed since the last call, or since the beginning, was this stage."""
+        now = time.monotonic()
+        self.stages[name], self._begun = now - self._begun, now
+
+
+def read(data: EpisodeDataModule, frames: int, sampled: int | None, workers: int, progress: bool) -> Facts:
+    """Look at every file of the data module's folder, with the sentences that its config gives. No split yet."""
     paths = find_episodes(data.root)
     console = Console(stderr=True)
-    columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not (progress and console.is_terminal)
-    ) as bar:
+    columns = (
+        TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TextColumn("files"), _Speed(), TimeRemainingColumn(),
+    )  # fmt: skip
+    hidden = not (progress and console.is_terminal)
+    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
         line = bar.add_task("reading", total=len(paths))
         looked = look_at_all(
             paths, data.action_space, data.lab, frames, workers, lambda: bar.advance(line), sampled
         )
-    episodes: list[EpisodeFile] = []
-    faults: list[Fault] = []
-    samples: dict[Path, Sample] = {}
+    facts = Facts(data.root, data.action_space, [], allow_mixed_sizes=data.allow_mixed_sizes)
     for found in looked:
         if isinstance(found, Fault):
-            faults.append(found)
+            facts.faults.append(found)
             continue
         episode, sample = found
         try:
-            episodes.append(_worded(episode, data.instruction))
-            samples[episode.path] = sample
+            facts.episodes.append(episode.retold(tuple(data.instruction.wordings(episode))))
+            facts.samples[episode.path] = sample
         except ProjectError as error:
-            faults.append(Fault(episode.path, "missing_instruction", str(error)))
-    facts = Facts(
-        data.root, data.action_space, episodes, faults, samples, allow_mixed_sizes=data.allow_mixed_sizes
-    )
-    if episodes:
-        unique = list(
-            {episode.id: episode for episode in reversed(episodes)}.values()
-        )  # the first of each id
-        facts.split, facts.split_fault = leakage.planned_split(unique, data.split_rule, data.root, samples)
+            facts.faults.append(Fault(episode.path, "missing_instruction", str(error)))
     return facts
 
 
-def _worded(episode: EpisodeFile, source: InstructionSource) -> EpisodeFile:
-    """The episode with the sentences that the config gives it, which need not be those of the file."""
-    other = copy.copy(episode)
-    other.meta = replace(episode.meta, instructions=tuple(source.wordings(episode)))
-    return other
+class _Speed(ProgressColumn):
+    """Files per second, of the last half minute."""
+
+    def render(self, task: Task) -> Text:
+        """ "12.3/s"; nothing before there is a figure."""
+        return Text(f"{task.speed:.1f}/s" if task.speed else "")
+
+
+def plan_split(facts: Facts, data: EpisodeDataModule) -> None:
+    """Find out which split a training would use, and note it in `facts`."""
+    if facts.episodes:
+        # of a double id, the first file
+        unique = list({episode.id: episode for episode in reversed(facts.episodes)}.values())
+        facts.split, facts.split_fault = leakage.planned_split(
+            unique, data.split_rule, data.root, facts.samples
+        )
 
 
 def figures(facts: Facts) -> dict[str, Any]:
@@ -191,8 +218,10 @@ def to_dict(outcome: Outcome) -> dict[str, Any]:
         "schema": SCHEMA,
         "root": str(facts.root),
         "files": len(facts.episodes) + len(facts.faults),
-        "frames_decoded": sum(len(sample.steps) for sample in facts.samples.values()),
+        "frames_decoded": outcome.frames_decoded,
+        "frames_decoded_for_pairs": outcome.pair_frames,
         "seconds": round(outcome.seconds, 2),
+        "seconds_by_stage": {name: round(seconds, 2) for name, seconds in outcome.stages.items()},
         "counts": outcome.counts(),
         "split": outcome.split_rule,
         "findings": [finding.to_dict(facts.root) for finding in outcome.findings],

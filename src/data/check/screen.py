@@ -38,6 +38,7 @@ def show(outcome: Outcome, console: Console | None = None) -> None:
         f"{counts['warning']} warnings, {counts['note']} notes, {outcome.seconds:.1f} s."
     )
     console.print(outcome.decoded)
+    console.print(f"Where the time went: {outcome.times}")
     blind = [
         (f"always {f['majority_class']}", f["majority_accuracy"]),
         ("a clock", f["clock_accuracy"]),

@@ -58,3 +58,12 @@ def ask(checker: Checker, facts: Facts) -> dict[str, Finding]:
 def actions(*rows: Sequence[float]) -> np.ndarray:
     """(T, 3) float32."""
     return np.array(rows, np.float32).reshape(-1, len(NAMES))
+
+
+def scene(steps: int) -> np.ndarray:
+    """(T, 720, 1280, 3) uint8: shapes, shading and sensor noise, about as hard to compress as a room on camera."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[0:720, 0:1280]
+    base = np.stack([x / 8 + 40, y / 5 + 30, (x // 160 + y // 120) % 2 * 90 + 60], axis=-1)
+    frames = [np.roll(base, 12 * t, axis=1) + rng.normal(0, 2, base.shape) for t in range(steps)]
+    return np.stack([np.clip(frame, 0, 255).astype(np.uint8) for frame in frames])

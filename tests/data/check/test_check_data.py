@@ -1,15 +1,24 @@
 """The check as a whole: the page, the card, the JSON, the table, and the command line as a real process."""
 
+import html
 import io
 import json
+import os
 import re
+import resource
+import shutil
 import subprocess
 import sys
+import time
+from collections import Counter
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -18,11 +27,11 @@ from src.data.check.finding import SEVERITIES
 from src.data.check.outcome import Outcome
 from src.data.check.runner import ALL, SCHEMA, check
 from src.data.check.screen import show
-from src.data.episode import write_episode
+from src.data.episode import EpisodeFile, write_episode
 from src.data.instruction import FromFile
 from src.data.split import SplitRule
-from tests.data.builders import SPACE
-from tests.data.check.folders import drive, sound
+from tests.data.builders import SPACE, write_lab_file
+from tests.data.check.folders import drive, scene, sound
 
 ROOT = Path(__file__).resolve().parents[3]
 VOID = {"meta", "img", "line", "polyline", "circle", "br"}
@@ -131,6 +140,64 @@ def test_nothing_but_the_three_files_is_written(outcome: Outcome) -> None:
     assert not list(outcome.facts.root.glob("split*")) and not (outcome.facts.root / ".frames").exists()
 
 
+def test_how_many_frames_are_decoded_is_bounded_counted_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted where frames are read, not where they are claimed."""
+    for episode in sound(10):
+        write_episode(tmp_path / f"{episode.id}.h5", episode)
+    read: Counter[Path] = Counter()
+    real = EpisodeFile.frames
+
+    def counted(self: EpisodeFile, start: int = 0, stop: int | None = None) -> np.ndarray:
+        frames = real(self, start, stop)
+        read[self.path] += len(frames)
+        return frames
+
+    monkeypatch.setattr(EpisodeFile, "frames", counted)
+    found = check(_data(tmp_path), frames=3, sampled=4, workers=1, progress=False)
+    pairs = found.pair_frames
+    assert 0 < pairs <= 4  # one pair for each of two axes at most
+    assert found.frames_decoded == 4 * 3 + 6 * 1
+    assert sum(read.values()) == found.frames_decoded + pairs
+    assert max(read.values()) <= 3 + pairs
+    total = sum(6 + i % 4 for i in range(10))
+    words = (
+        f"{found.frames_decoded} of {total} frames were decoded (3 each of 4 episodes, 1 each of 6 episodes)"
+    )
+    stream = io.StringIO()
+    show(found, Console(file=stream, width=1000))
+    report = json.loads((found.out / "check.json").read_text(encoding="utf-8"))
+    assert (report["frames_decoded"], report["frames_decoded_for_pairs"]) == (18, pairs)
+    for said in (
+        stream.getvalue(),
+        html.unescape((found.out / "check.html").read_text(encoding="utf-8")),
+        (found.out / "dataset_card.md").read_text(encoding="utf-8"),
+    ):
+        assert words in said and "frames=3 and sampled=4" in said and "Damage in the others" in said
+        assert f"; {pairs} were read for pairs of pictures" in said
+
+
+def test_where_everything_is_decoded_nothing_is_said_to_be_unseen(tmp_path: Path) -> None:
+    write_episode(tmp_path / "one.h5", drive("one", 4))
+    found = check(_data(tmp_path), frames=9, workers=1, progress=False)
+    assert (
+        "4 of 4 frames" in found.decoded and "not seen" not in found.decoded and "bound" not in found.decoded
+    )
+
+
+def test_the_stages_add_up_to_the_seconds(outcome: Outcome) -> None:
+    assert list(outcome.stages) == ["reading", "split", "pictures", "questions"]
+    assert (
+        outcome.seconds == pytest.approx(sum(outcome.stages.values())) and min(outcome.stages.values()) >= 0
+    )
+    report = json.loads((outcome.out / "check.json").read_text(encoding="utf-8"))
+    assert list(report["seconds_by_stage"]) == list(outcome.stages)
+    stream = io.StringIO()
+    show(outcome, Console(file=stream, width=1000))
+    assert f"Where the time went: reading {outcome.stages['reading']:.1f} s, split" in stream.getvalue()
+
+
 def test_a_folder_of_bad_files_alone_still_gives_a_page(tmp_path: Path) -> None:
     (tmp_path / "a.h5").write_bytes(b"")
     found = check(_data(tmp_path), workers=1, progress=False)
@@ -186,3 +253,66 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert wrong.returncode == 2 and "nowhere_at_all does not exist" in wrong.stderr
     typo = _run("frame=3")
     assert typo.returncode == 2 and "frames" in typo.stderr
+
+
+# ---------------------------------------------------------------- cost
+
+
+def _cpu_seconds(*arguments: str) -> float:
+    """User and system time of one check and of all processes that it starts; other programs hardly change it."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = _run(*arguments)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode in (0, 1), (
+        done.stdout + done.stderr
+    )  # 1: forty copies of one drive cannot be split
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def _plain_seconds(path: Path) -> float:
+    """CPU seconds of h5py for one frame, the first or the last of a file that was just opened."""
+    begun = time.process_time()
+    for _ in range(3):
+        for step in (0, 17):
+            with h5py.File(path) as file:
+                file["images"][step]
+    return (time.process_time() - begun) / 6
+
+
+@pytest.mark.slow
+def test_500_files_of_18_frames_at_720p_fit_into_a_minute_of_two_cores(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """40 names (hard links) of one file as the lab's recorder writes it; 10 first, to tell the start from the files.
+
+    Half are looked at closely, as with `sampled: 250` of 500. Two bounds: 120 CPU seconds for 500 files, with half as
+    much again because beside busy neighbours a second of CPU does less (0.14 s a file beside two programs, 0.21 s
+    beside twelve; the start takes 11 s), and 2.5 times what h5py alone needs for the same frames now.
+    """
+    first = tmp_path / "episode_20260129_000000_1box_hori_left.h5"
+    write_lab_file(first, scene(18), text="Go past the box.")
+    folders = {count: tmp_path / str(count) for count in (10, 40)}
+    for count, folder in folders.items():
+        folder.mkdir()
+        for n in range(count):
+            os.link(first, folder / first.name.replace("000000", f"{n:06d}"))
+    plain = _plain_seconds(first)
+    costs = {
+        count: _cpu_seconds(
+            f"data.root={folder}", f"out={tmp_path / 'out'}", f"sampled={count // 2}", "workers=2"
+        )
+        for count, folder in folders.items()
+    }
+    report = json.loads((tmp_path / "out" / "check.json").read_text(encoding="utf-8"))
+    shutil.rmtree(folders[40])
+    assert report["frames_decoded"] == 20 * 2 + 20 and report["files"] == 40
+    a_file = (costs[40] - costs[10]) / 30
+    start = costs[10] - 10 * a_file
+    plain = 1.5 * (plain + _plain_seconds(first)) / 2  # 2 frames of one half of the files, 1 of the other
+    figures = {
+        "start_cpu_s": round(start, 1), "cpu_s_per_file": round(a_file, 3), "h5py_cpu_s_per_file": round(plain, 3)
+    }  # fmt: skip
+    print(json.dumps(figures))
+    record_property("figures", json.dumps(figures))
+    assert start + 500 * a_file < 1.5 * 2 * 60, figures
+    assert a_file < 2.5 * plain, figures
