@@ -21,18 +21,18 @@ from src.data.assemble import BatchAssembler, InstructionTable, Tokenize
 from src.data.augment import Augmentation, augmented
 from src.data.batch import Batch
 from src.data.check.finding import refuse
-from src.data.check.instructions import with_sentences
-from src.data.check.quick import quick_check, usable
+from src.data.check.quick import quick_check
 from src.data.episode import EpisodeFile
 from src.data.frames import FrameStore
 from src.data.instruction import FromFile, InstructionSource, record, require_apart, words_hash
+from src.data.intake import take_in
 from src.data.layouts import LabOptions
 from src.data.loader import ResumableLoader
 from src.data.mirror import mirror_signs, mirror_text
 from src.data.normalizer import Normalizer
 from src.data.sampler import EpisodeSampler, PlanSampler, Sampler
-from src.data.scan import scan
 from src.data.split import SPLITS, Split, SplitMethod, load_or_make_split, take_episodes
+from src.data.whole_files import State
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class EpisodeDataModule(lightning.LightningDataModule):
         train_episodes: use only so many training episodes, or (a float) such a share of them; None uses all.
         eval_episodes_per_batch: whole episodes per validation or test batch.
         on_bad_files: "error" stops at the first file that cannot be used; "skip" leaves such files out, and the run
-            record lists them.
+            record lists them. A stored split stays as it is and goes without them.
         allow_mixed_sizes: accept frames of different native sizes, all squeezed to `image_size`.
         cache_dir: folder for resized frames; None puts it into the data folder.
         memory_limit_gb: frames held in memory at most, over all splits and workers.
@@ -139,7 +139,8 @@ class EpisodeDataModule(lightning.LightningDataModule):
         self.seed = seed
         self._tokenize: Tokenize | None = None
         self._split: Split | None = None
-        self._left_out: list[str] = []
+        self._left_out: tuple[Path, ...] = ()
+        self._states: dict[Path, State] = {}
         self._worded_by_file = 0
         self._episodes: dict[str, list[EpisodeFile]] = {}
         self._present: dict[str, int] = {}
@@ -171,15 +172,25 @@ class EpisodeDataModule(lightning.LightningDataModule):
             )
 
     def setup(self, stage: str | None = None) -> None:
-        """Open and check the episodes, split them, fit the normaliser. The second call does nothing."""
+        """Open and check the episodes, resize their frames, split them, fit the normaliser; once."""
         if self._split is not None:
             return
         if self.source is not None and not (self.root / FINISHED).exists():
             raise ProjectError(
                 f"data.root={self.root} holds no finished data set ({FINISHED} is missing); call prepare_data first."
             )
-        found = self._open()
-        split = load_or_make_split(found, self.split_rule, self.root)
+        taken = take_in(
+            self.root,
+            self.action_space,
+            self.lab,
+            self.instruction,
+            self.image_size,
+            self.cache_dir,
+            self.on_bad_files == "skip",
+            self.allow_mixed_sizes,
+        )
+        found, self._left_out, self._states = taken.episodes, taken.left_out, taken.states
+        split = load_or_make_split(found, self.split_rule, self.root, taken.left_out)
         self._judge(found, split)
         by_id = {episode.id: episode for episode in found}
         for name in SPLITS:
@@ -262,7 +273,7 @@ class EpisodeDataModule(lightning.LightningDataModule):
                 for name in SPLITS
             },
             "notes": list(self._split.notes),
-            "left_out": self._left_out,
+            "left_out": [str(path) for path in self._left_out],
             "train_episodes": self.train_episodes,
             "instruction": {
                 "paraphrase": self.paraphrase,
@@ -278,19 +289,6 @@ class EpisodeDataModule(lightning.LightningDataModule):
             "augmentation": self.augmentation.facts(),
             "from_file_name": sorted({f for e in self._episodes["train"] for f in e.meta.from_name}),
         }
-
-    def _open(self) -> list[EpisodeFile]:
-        """Every episode below the root, or every one that can be used; each has a sentence."""
-        how = self.root, self.action_space, self.lab, self.allow_mixed_sizes
-        opened, findings = usable(*how) if self.on_bad_files == "skip" else (scan(*how), [])
-        found, silent = with_sentences(opened, self.instruction)
-        if self.on_bad_files == "error" or not found:
-            refuse(silent, self.root)
-        findings = [*findings, *silent]
-        for finding in findings:
-            log.warning("left out: %s (%s)", finding.reason, finding.few_files(self.root))
-        self._left_out = sorted({str(path) for finding in findings for path in finding.files})
-        return found
 
     def _judge(self, found: list[EpisodeFile], split: Split) -> None:
         """The quick part of the dataset check (python -m src.check_data); an error stops here."""
@@ -370,11 +368,10 @@ class EpisodeDataModule(lightning.LightningDataModule):
             log.info("data.augmentation is not used while the trainer overfits a few batches")
         total = sum(self._used(split) for split in SPLITS)
         limit = self.memory_limit_gb * self._used(name) / total / max(1, self.num_workers)
-        frames = FrameStore(episodes, self.image_size, self.cache_dir, limit)
-        frames.prepare()  # nothing to do where the frames have the size; otherwise the wait has a progress bar
+        states = [self._states[episode.path] for episode in episodes]
         return BatchAssembler(
             episodes,
-            frames,
+            FrameStore(episodes, self.image_size, self.cache_dir, limit, states),
             InstructionTable(self._tokenize, self._texts(name)),
             self.window,
             self.horizon,

@@ -18,12 +18,21 @@ from src.core.errors import ProjectError
 from src.data.episode_checks import check_arrays, check_labels
 from src.data.jpeg import QUALITY
 from src.data.lab_hdf5 import LabClassLayout, LabKeyLayout, LabPathLayout
-from src.data.layouts import Attribute, LabOptions, Layout, Metadata, keys_of
+from src.data.layouts import (
+    Attribute,
+    LabOptions,
+    Layout,
+    Metadata,
+    keys_of,
+    restore_provenance,
+    with_provenance,
+)
 from src.data.own_hdf5 import FORMAT, OwnLayout, write_own
 
 __all__ = ["FORMAT", "SUFFIXES", "Episode", "EpisodeFile", "open_episode", "write_episode"]
 
 SUFFIXES = (".h5", ".hdf5")
+"""How an episode's file name ends, in small letters or capitals."""
 _LFS_HEAD = b"version https://git-lfs"
 
 
@@ -158,7 +167,7 @@ class EpisodeFile:
                 )
             self.layout = layout
             try:
-                self.meta = layout.metadata(file, self.path, options)
+                self.meta = restore_provenance(layout.metadata(file, self.path, options), str(self.path))
             except (OSError, RuntimeError, KeyError) as error:
                 raise self._damaged(error) from error
         meta = self.meta
@@ -250,7 +259,7 @@ class EpisodeFile:
         return other
 
     def load(self) -> Episode:
-        """The whole episode in memory, validated."""
+        """The whole episode in memory, validated; its attributes also say what was only declared (layouts.py)."""
         m = self.meta
         episode = Episode(
             id=m.id,
@@ -264,7 +273,7 @@ class EpisodeFile:
             group=m.group,
             timestamps=m.timestamps,
             poses=m.poses,
-            attributes=dict(m.attributes),
+            attributes=with_provenance(m),
         )
         episode.validate(str(self.path))
         return episode

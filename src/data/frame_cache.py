@@ -37,6 +37,18 @@ _TAIL = struct.Struct("<I8s")
 """Length of the JSON before it, and the closing word."""
 
 
+def file_state(path: Path) -> tuple[int, int]:
+    """Size in bytes and modification time in ns of an episode file; a ProjectError if it is not there any more."""
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise ProjectError(
+            f"{path} cannot be read ({error.strerror}), expected the episode that was there when the run "
+            "started; restore it and start again."
+        ) from error
+    return stat.st_size, stat.st_mtime_ns
+
+
 @dataclass(frozen=True)
 class Source:
     """Where frames come from.
@@ -58,14 +70,8 @@ class Source:
 
     def stamp(self) -> dict[str, Any]:
         """What tells the present state of the file from any other: size in bytes, modification time in ns."""
-        try:
-            stat = self.path.stat()
-        except OSError as error:
-            raise ProjectError(
-                f"{self.path} cannot be read ({error.strerror}), expected the episode that was there when the run "
-                "started; restore it and start again."
-            ) from error
-        return {"path": str(self.path.resolve()), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+        size, mtime_ns = file_state(self.path)
+        return {"path": str(self.path.resolve()), "size": size, "mtime_ns": mtime_ns}
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,13 @@ In: episode files. Out: uint8 tensors (n, 3, s, s). Frames that already have the
 resized once (by `prepare` under a progress bar, or on first use) and kept in `cache_dir` as one memory-mapped array per
 episode, found again by later runs. What has been read stays in memory up to a limit; beyond it, frames come from the
 files each time. What a cache file looks like and when it is trusted belongs to frame_cache.py.
+
+`prepare` sees every frame once, so it is where damage shows. A file that changes after its actions were read would pair
+new frames with old actions; each reading compares size and modification time (4 µs) and stops instead.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +18,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from src.core.errors import ProjectError
 from src.data.episode import EpisodeFile
-from src.data.frame_cache import CacheEntry, Source
+from src.data.frame_cache import CacheEntry, Source, file_state
 from src.data.progress import track
+from src.data.whole_files import State, WholeFiles
 
 log = logging.getLogger(__name__)
 
@@ -37,45 +42,71 @@ def resize_frames(frames: np.ndarray, size: int) -> Tensor:
     return pixels.contiguous()
 
 
+class DamagedFrames(ProjectError):
+    """The frames of a file cannot be decoded, though it opened well; the sentence names the file."""
+
+
 class FrameStore:
     """Frames of many episodes at one size.
 
     Args:
         episodes: the files; a row is an index into this list.
         image_size: s, the side of the square frames in pixels.
-        cache_dir: folder of the resized frames; used only where the stored frames have another size.
+        cache_dir: folder of the resized frames, and of the note which others were read to the end.
         memory_limit_gb: how much may stay in memory; each worker process has this limit for itself.
+        states: size (bytes) and modification time (ns) of each file when its actions were read; None takes those of
+            now. A file in another state is refused.
     """
 
     def __init__(
-        self, episodes: Sequence[EpisodeFile], image_size: int, cache_dir: Path, memory_limit_gb: float
+        self,
+        episodes: Sequence[EpisodeFile],
+        image_size: int,
+        cache_dir: Path,
+        memory_limit_gb: float,
+        states: Sequence[State] | None = None,
     ) -> None:
         self.episodes = list(episodes)
         self.image_size = image_size
         self.cache_dir = Path(cache_dir)
+        self.states = [file_state(e.path) for e in self.episodes] if states is None else list(states)
         self._free_bytes = round(memory_limit_gb * 1e9)
         self._held: dict[int, Tensor] = {}
         self._proven: set[int] = set()
 
-    def prepare(self) -> int:
-        """Resize every episode that is not in the cache yet, under a progress bar; how many it were.
+    def prepare(self, damaged: dict[int, DamagedFrames] | None = None) -> int:
+        """See every frame that no run has seen yet, under a progress bar; how many episodes it were.
 
-        Batches would do the same one by one; this way the wait has a name, and workers find everything done. Safe
-        to be interrupted and to run in several processes: what one has finished the others take over.
+        What has another size is resized into the cache; the rest is read to the end. Workers find everything done.
+        Safe to be interrupted and to run in several processes: what one has finished the others take over.
+
+        Args:
+            damaged: gets row -> sentence of every file whose frames cannot be decoded, and the others go on; None
+                raises the first one (a DamagedFrames).
         """
-        missing = [
-            row
-            for row in range(len(self.episodes))
-            if self._resizes(row) and not self._entry(row).is_current()
-        ]
-        if missing:
+        rows = range(len(self.episodes))
+        resized = [row for row in rows if self._resizes(row) and not self._entry(row).is_current()]
+        if resized:
             log.info(
                 "resizing the frames of %d of %d episodes to %d px once, into %s",
-                len(missing), len(self.episodes), self.image_size, self.cache_dir,
+                len(resized), len(rows), self.image_size, self.cache_dir,
             )  # fmt: skip
-        for row in track(missing, f"resizing frames to {self.image_size} px"):
-            self._resized(row)
-        return len(missing)
+        for row in track(resized, f"resizing frames to {self.image_size} px"):
+            self._try(row, self._resized, damaged)
+        note = WholeFiles(self.cache_dir / "whole.json")
+        plain = [
+            row
+            for row in rows
+            if not self._resizes(row) and not note.holds(self.episodes[row].path, self.states[row])
+        ]
+        whole: dict[Path, State] = {}
+        try:
+            for row in track(plain, "reading frames once"):
+                if self._try(row, self._read_through, damaged):
+                    whole[self.episodes[row].path] = self.states[row]
+        finally:
+            note.add(whole)  # an interrupted start need not begin anew
+        return len(resized) + len(plain)
 
     def copy_into(self, out: Tensor, row: int, steps: np.ndarray) -> None:
         """Fill `out` (n, 3, s, s) uint8 with the frames `steps` (n,) of episode `row`, in ascending order."""
@@ -111,23 +142,60 @@ class FrameStore:
         return held
 
     def _read(self, row: int, start: int, stop: int) -> Tensor:
-        if not self._resizes(row):
-            return resize_frames(self.episodes[row].frames(start, stop), self.image_size)
-        return torch.from_numpy(np.array(self._resized(row)[start:stop]))
+        self._require_unchanged(row)  # before the cache makes room for the frames of another recording
+        if self._resizes(row):
+            found = torch.from_numpy(np.array(self._resized(row)[start:stop]))
+        else:
+            found = resize_frames(self._decode(row, start, stop), self.image_size)
+        self._require_unchanged(row)  # and not while it was read
+        return found
+
+    def _decode(self, row: int, start: int, stop: int) -> np.ndarray:
+        try:
+            return self.episodes[row].frames(start, stop)
+        except ProjectError as error:
+            self._require_unchanged(row)  # half a copy is no damage
+            raise DamagedFrames(str(error)) from error
+
+    def _require_unchanged(self, row: int) -> None:
+        path, was = self.episodes[row].path, self.states[row]
+        now = file_state(path)
+        if now != was:
+            raise ProjectError(
+                f"{path} was replaced or changed while the run was going on (size {now[0]}, was {was[0]}; mtime_ns "
+                f"{now[1]}, was {was[1]}), so its frames need not belong to the actions that were read; restore it, or "
+                "start a new run with it."
+            )
+
+    def _try(self, row: int, look: Callable[[int], object], damaged: dict[int, DamagedFrames] | None) -> bool:
+        """Whether the frames of the row could be decoded; what else goes wrong (a full disk) is raised."""
+        try:
+            self._require_unchanged(row)
+            look(row)
+            self._require_unchanged(row)
+        except DamagedFrames as error:
+            if damaged is None:
+                raise
+            damaged[row] = error
+            return False
+        return True
+
+    def _read_through(self, row: int) -> None:
+        for start, stop in _parts_of(self.episodes[row].length):
+            self._decode(row, start, stop)
 
     def _resizes(self, row: int) -> bool:
         return self.episodes[row].frame_shape[:2] != (self.image_size, self.image_size)
 
     def _resized(self, row: int) -> np.ndarray:
         """The memory-mapped resized frames of an episode, made now if they are not there or not to be trusted."""
-        frames = self._entry(row).open_or_make(lambda: self._parts(self.episodes[row]), row in self._proven)
+        frames = self._entry(row).open_or_make(lambda: self._parts(row), row in self._proven)
         self._proven.add(row)
         return frames
 
-    def _parts(self, episode: EpisodeFile) -> Iterator[np.ndarray]:
-        for start in range(0, episode.length, _FRAMES_AT_ONCE):
-            stop = min(start + _FRAMES_AT_ONCE, episode.length)
-            yield resize_frames(episode.frames(start, stop), self.image_size).numpy()
+    def _parts(self, row: int) -> Iterator[np.ndarray]:
+        for start, stop in _parts_of(self.episodes[row].length):
+            yield resize_frames(self._decode(row, start, stop), self.image_size).numpy()
 
     def _entry(self, row: int) -> CacheEntry:
         episode = self.episodes[row]
@@ -136,3 +204,9 @@ class FrameStore:
         return CacheEntry(
             self.cache_dir / f"{self.image_size}px", Source(episode.path, colour, episode.layout.name), shape
         )
+
+
+def _parts_of(length: int) -> Iterator[tuple[int, int]]:
+    """(start, stop) of the pieces of `length` frames that are decoded together."""
+    for start in range(0, length, _FRAMES_AT_ONCE):
+        yield start, min(start + _FRAMES_AT_ONCE, length)

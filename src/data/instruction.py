@@ -94,6 +94,12 @@ class InstructionSource(ABC):
             )
         return (hidden[int(shuffle_key(0, episode.id)[:15], 16) % len(hidden)],)
 
+    def holds_out(self, text: str) -> str:
+        """What keeps the sentence `text` out of training, for error sentences; "" where nothing does."""
+        if isinstance(self.held_out, int):
+            return ""
+        return next((f"pattern {one!r}" for one in self.held_out if fnmatchcase(text, one)), "")
+
     def check(self, episodes: Iterable[EpisodeFile]) -> None:
         """Raise a ProjectError if a pattern of `held_out` matches no sentence of these episodes."""
         if isinstance(self.held_out, int):
@@ -195,29 +201,40 @@ class ScenarioMap(InstructionSource):
             )
         return texts
 
+    def holds_out(self, text: str) -> str:
+        """By a pattern, or among the last ones of some scenario's list, whether or not the data have that scenario."""
+        if not isinstance(self.held_out, int):
+            return super().holds_out(text)
+        found = (name for name, texts in sorted(self.scenarios.items()) if text in self._hidden(texts))
+        return next((f"scenario {name!r}" for name in found), "")
+
     def facts(self) -> dict[str, Any]:
         """The settings, for the run record."""
         return {**super().facts(), "prefer_file": self.prefer_file}
 
 
 def require_apart(trained: Mapping[str, str], shown: Mapping[str, str], source: InstructionSource) -> None:
-    """Raise a ProjectError if evaluation on held-out wording would show a sentence that training sees.
+    """Raise a ProjectError if training would show a sentence that is held out, whatever is evaluated.
 
-    Two scenarios may share a sentence, or a mirrored sentence may be another one's held-out sentence; then the
-    figures would be about wording that was trained on after all.
+    Two scenarios may share a sentence, or a mirrored sentence may be another one's held-out sentence. Also where
+    validation shows the canonical phrasings, a later evaluation on the held-out ones would be about wording that was
+    trained on after all.
 
     Args:
-        trained, shown: sentence -> id of an episode that has it.
+        trained, shown: sentence -> id of an episode that has it, in training (mirrored sentences included), and in
+            validation or test.
+        source: says which sentences it holds out.
     """
-    if source.evaluate_on != "held_out":
-        return
-    both = sorted(trained.keys() & shown.keys())
+    both = [text for text in sorted(trained) if source.holds_out(text)]
     if both:
-        text = both[0]
+        # One that is evaluated as well is the better example.
+        text = next((text for text in both if text in shown), both[0])
+        also = f", shown to {shown[text]}" if text in shown else ""
         raise ProjectError(
             f"data.instruction.held_out={_plain(source.held_out)} lets {len(both)} sentence(s) of {source.name} be "
-            f"both trained on and evaluated on, e.g. {text!r} (in training for {trained[text]}, held out for "
-            f"{shown[text]}); hold out the same wording everywhere, mirrored wording included."
+            f"both trained on and held out, e.g. {text!r} (in training for {trained[text]}, held out by "
+            f"{source.holds_out(text)}{also}); hold out the same wording everywhere, mirrored wording included "
+            "(data.augmentation.mirror)."
         )
 
 

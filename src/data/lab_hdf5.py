@@ -21,6 +21,7 @@ import numpy as np
 from src.core.errors import ProjectError
 from src.data.lab_actions import chosen, compare_classes, motion, names_of
 from src.data.layouts import Attribute, LabOptions, Layout, Metadata, checked_frames, dataset
+from src.data.planes import read_frames
 
 _DAY = re.compile(r"episode_(\d{8})_\d{6}")
 _FLAGS = {"pattern": ("core", "variant"), "distance": ("close", "medium", "far")}
@@ -72,6 +73,7 @@ class LabLayout(Layout):
             content=str(path.stat().st_size),
             attributes={**attributes, **found_in_name, **facts},
             from_name=("id", *(["scenario"] if named else []), *found_in_name),
+            assumed=options.assumptions(),
             remarks=remarks,
         )
 
@@ -95,7 +97,7 @@ class LabLayout(Layout):
 
     def frames(self, file: h5py.File, start: int, stop: int, options: LabOptions | None) -> np.ndarray:
         """(stop - start, H, W, 3) uint8 RGB, reordered if the options say the file is BGR."""
-        frames = file[self.images][start:stop]
+        frames = read_frames(file[self.images], start, stop)
         if options is not None and options.colour_order == "bgr":
             frames = np.ascontiguousarray(frames[..., ::-1])
         return frames

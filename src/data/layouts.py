@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,16 @@ class LabOptions:
         if self.class_names is not None:
             self._set_names("class_names", self.class_names, KEYS.class_names)
 
+    def assumptions(self) -> tuple[str, ...]:
+        """What no file of the lab states, as "<key>=<value>"; for `Metadata.assumed`."""
+        return (
+            f"colour_order={self.colour_order}",
+            f"rotation_sign={self.rotation_sign:+d}",
+            f"lateral_sign={self.lateral_sign:+d}",
+            f"axis_order={'/'.join(self.axis_order)}",
+            f"control_period={self.control_period:g}",
+        )
+
     def _set_names(self, key: str, value: Any, allowed: Sequence[str]) -> None:
         names = () if isinstance(value, str) else tuple(value)
         if not names or len(set(names)) != len(names) or not set(names) <= set(allowed):
@@ -95,6 +105,7 @@ class Metadata:
         instructions: what the file itself holds; none where it holds none, see src/data/instruction.py.
         content: a fingerprint of the recording, as cheap as the layout allows (see the layout's class).
         from_name: the fields that had to be taken from the file name, for the record.
+        assumed: "<key>=<value>" for every fact that no file states and data.lab declared, e.g. "colour_order=rgb".
         remarks: what a person should know and what does not forbid to use the file; the same words for every file
             with the same remark, so that they can be counted.
     """
@@ -114,7 +125,41 @@ class Metadata:
     poses: np.ndarray | None = None
     attributes: dict[str, Attribute] = field(default_factory=dict)
     from_name: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+
+
+PROVENANCE = {"from_name": "provenance.from_name", "assumed": "provenance.assumed"}
+"""Field of `Metadata` -> the attribute that keeps it where an episode is written again in the project's own format."""
+BETWEEN = ", "
+
+
+def with_provenance(meta: Metadata) -> dict[str, Attribute]:
+    """The attributes of an episode, and with them what was declared or taken from a file name.
+
+    A copy in another format states axes, signs and colour order as facts; without these attributes nobody could tell
+    any more that a person should confirm them.
+    """
+    kept = {key: BETWEEN.join(getattr(meta, field_)) for field_, key in PROVENANCE.items()}
+    return {**meta.attributes, **{key: value for key, value in kept.items() if value}}
+
+
+def restore_provenance(meta: Metadata, where: str) -> Metadata:
+    """`meta` with the fields of `PROVENANCE` that its attributes keep; the inverse of `with_provenance`.
+
+    Raises:
+        ProjectError: one of these attributes is not text.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for field_, key in PROVENANCE.items():
+        value = meta.attributes.get(key, "")
+        if not isinstance(value, str):
+            raise ProjectError(
+                f"{where}: attribute {key!r} is {value!r}, expected words with commas between; write the file again."
+            )
+        if value:
+            found[field_] = tuple(value.split(BETWEEN))
+    return replace(meta, **found) if found else meta  # type: ignore[arg-type]  # two fields, both tuples of text
 
 
 class Layout(ABC):

@@ -76,7 +76,8 @@ class ResumableLoader:
                 start = stored_batches
         self._epoch, self._given = epoch, start
         self.plans.start = start
-        for batch in self._loader:
+        batches = iter(self._loader)
+        while (batch := _next(batches)) is not None:
             self._given += 1
             yield batch
 
@@ -101,6 +102,14 @@ class ResumableLoader:
 
     def _progress(self) -> tuple[int, int] | None:
         return None if self.progress is None else self.progress()
+
+
+def _next(batches: Iterator[Batch]) -> Batch | None:
+    """The next batch, or None after the last. A worker's sentence arrives inside its traceback; only it is passed on."""
+    try:
+        return next(batches, None)
+    except ProjectError as error:
+        raise ProjectError(str(error).rsplit("ProjectError: ", 1)[-1].strip()) from error
 
 
 def _as_it_is(batch: Any) -> Any:

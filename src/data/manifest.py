@@ -15,8 +15,8 @@ import logging
 import os
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +46,14 @@ class Manifest:
     Attributes:
         parts: episode id -> part, see SplitMethod.
         groups: episode id -> final group.
-        data_hash: fingerprint of all episodes.
+        data_hash: fingerprint of all these episodes.
+        missing: file -> part of the episodes that stand in the file, but not here: they cannot be used at present.
     """
 
     parts: dict[str, str]
     groups: dict[str, str]
     data_hash: str
+    missing: dict[str, str] = field(default_factory=dict)
 
 
 def write_manifest(
@@ -95,8 +97,18 @@ def write_manifest(
     return Manifest(dict(parts), dict(grouping.groups), hashes["data_hash"])
 
 
-def read_manifest(path: Path, root: Path, episodes: Sequence[EpisodeFile], rule: SplitMethod) -> Manifest:
-    """The stored parts and groups. Raises a ProjectError if the file is broken, of another rule or of other data."""
+def read_manifest(
+    path: Path,
+    root: Path,
+    episodes: Sequence[EpisodeFile],
+    rule: SplitMethod,
+    left_out: Collection[Path] = (),
+) -> Manifest:
+    """The stored parts and groups. Raises a ProjectError if the file is broken, of another rule or of other data.
+
+    An episode that is stored and whose file is in `left_out` (there, but of no use) is `missing`, not removed: parts,
+    groups and hash are those of the others.
+    """
     content = _load(path)
     rows: list[dict[str, Any]] = content["episodes"]
     made_with = {**content["rule"], "near_duplicates": content["near_duplicates"]}
@@ -111,13 +123,23 @@ def read_manifest(path: Path, root: Path, episodes: Sequence[EpisodeFile], rule:
         raise ProjectError(
             f"{path} has the parts {strange}, expected {list(rule.part_names())}; restore it or delete it."
         )
+    there = {
+        _name(file, root) for file in left_out if os.path.exists(file)
+    }  # a dangling link is a removed file
+    spoiled = there - {_name(episode.path, root) for episode in episodes}
+    present = {episode.id for episode in episodes}
+    missing = {
+        row["file"]: row["part"] for row in rows if row["file"] in spoiled and row["id"] not in present
+    }
+    rows = [row for row in rows if row["file"] not in missing]
     stale = _compare(path, root, episodes, {row["id"]: row for row in rows})
     if stale:
         _refresh(path, root, content, stale)
     return Manifest(
         {row["id"]: row["part"] for row in rows},
         {row["id"]: row["group"] for row in rows},
-        content["data_hash"],
+        _hashes(rows)["data_hash"] if missing else content["data_hash"],
+        missing,
     )
 
 
@@ -222,7 +244,7 @@ def _compare(
         ("removed", [old[i]["file"] for i in sorted(old.keys() - now.keys())]),
         ("changed", [changed[i] for i in sorted(changed)]),
     )
-    differences = "; ".join(f"{len(files)} {word} ({_few(files)})" for word, files in kinds if files)
+    differences = "; ".join(f"{len(files)} {word} ({few(files)})" for word, files in kinds if files)
     if differences:
         raise ProjectError(
             f"{path} does not fit the data folder {root} any more: {differences}; restore the episodes, or delete the "
@@ -316,5 +338,6 @@ def _words(facts: Mapping[str, Any]) -> str:
     )
 
 
-def _few(names: Sequence[str]) -> str:
+def few(names: Sequence[str]) -> str:
+    """The first five names, and dots if there are more."""
     return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")

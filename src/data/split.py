@@ -7,7 +7,7 @@ group. A data folder that changed since is an error, not a new split.
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from src.core.errors import ProjectError
 from src.core.files import exclusive
 from src.data.episode import EpisodeFile
 from src.data.groups import group_episodes
-from src.data.manifest import read_manifest, table_hash, write_manifest
+from src.data.manifest import few, read_manifest, table_hash, write_manifest
 from src.data.split_rules import SPLITS as SPLITS
 from src.data.split_rules import KFold as KFold
 from src.data.split_rules import LeaveOneScenarioOut as LeaveOneScenarioOut
@@ -32,9 +32,9 @@ class Split:
 
     Attributes:
         members: split name -> episode ids, sorted.
-        data_hash: fingerprint of the episodes; split_hash: fingerprint of who is in which split.
+        data_hash: fingerprint of the episodes that the run has; split_hash: of who of them is in which split.
         groups: episode id -> final group: that of the file, joined where near-duplicates were found.
-        notes: sentences about scenarios that are missing in a split.
+        notes: sentences about scenarios that are missing in a split, and about members that cannot be used.
     """
 
     members: dict[str, tuple[str, ...]]
@@ -44,8 +44,17 @@ class Split:
     notes: tuple[str, ...] = ()
 
 
-def load_or_make_split(episodes: Sequence[EpisodeFile], rule: SplitMethod, root: Path) -> Split:
+def load_or_make_split(
+    episodes: Sequence[EpisodeFile], rule: SplitMethod, root: Path, left_out: Collection[Path] = ()
+) -> Split:
     """The stored split of these episodes, or a new one, stored now; two runs that start together make one.
+
+    Args:
+        episodes: those that can be used.
+        rule: data.split.
+        root: data.root.
+        left_out: files below `root` that cannot be used and that the run goes without. Where the stored split has
+            them, it stays as it is, the others keep their parts, and the hashes are those of the others.
 
     Raises a ProjectError if the data changed since, if the manifest is of another rule or damaged, and if a split
     that the rule wants comes out empty (nothing is written then).
@@ -62,8 +71,8 @@ def load_or_make_split(episodes: Sequence[EpisodeFile], rule: SplitMethod, root:
                     f"{error} The split goes beside it; data.split.path chooses another file."
                 ) from error
             raise
-    stored = read_manifest(path, root, episodes, rule)
-    return _split(episodes, rule, path, stored.parts, stored.groups, stored.data_hash)
+    stored = read_manifest(path, root, episodes, rule, left_out)
+    return _split(episodes, rule, path, stored.parts, stored.groups, stored.data_hash, stored.missing)
 
 
 def take_episodes(
@@ -169,7 +178,9 @@ def _split(
     parts: Mapping[str, str],
     groups: Mapping[str, str],
     data_hash: str,
+    missing: Mapping[str, str] | None = None,
 ) -> Split:
+    """`missing`: file -> part of the members of the stored split that the run goes without."""
     assignment = {i: rule.role(part) for i, part in parts.items()}
     members = {name: tuple(sorted(i for i, s in assignment.items() if s == name)) for name in SPLITS}
     wanted = {name for episode in episodes for name in rule.expected(episode.scenario)}
@@ -177,14 +188,25 @@ def _split(
         if name in wanted and not members[name]:
             raise ProjectError(
                 f"{path}: the {name} split of {len(episodes)} episodes in {len(set(groups.values()))} groups came out "
-                f"empty with {rule}; record more episodes, raise its fraction, or see `pairs` and data.lab.group_by if "
-                "too many episodes share a group."
+                f"empty with {rule}{_without(missing, rule)}; record more episodes, raise its fraction, or see "
+                "`pairs` and data.lab.group_by if too many episodes share a group."
             )
     notes = missing_scenarios(episodes, rule, assignment, groups)
+    if missing:
+        notes += (f"the stored split stays as it is, for this run{_without(missing, rule)}.",)
     if data_hash:
         for note in notes:
             log.warning("%s: %s", path, note)
     return Split(members, data_hash, table_hash(assignment), dict(groups), notes)
+
+
+def _without(missing: Mapping[str, str] | None, rule: SplitMethod) -> str:
+    """ " without 2 files that cannot be used: a.h5 (train), b.h5 (val)", or nothing."""
+    if not missing:
+        return ""
+    files = [f"{file} ({rule.role(part)})" for file, part in sorted(missing.items())]
+    count = "1 file" if len(files) == 1 else f"{len(files)} files"
+    return f" without {count} that cannot be used: {few(files)}"
 
 
 def missing_scenarios(

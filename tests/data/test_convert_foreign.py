@@ -21,6 +21,7 @@ from src.data.lerobot.convert import convert
 from src.data.lerobot.export import ExportOptions
 from src.data.lerobot.foreign import ForeignOptions
 from src.data.lerobot.layout import CAMERA
+from src.data.lerobot.pace import Pace
 from src.data.lerobot.tables import png
 from src.data.scan import scan
 from tests.data.builders import NAMES, SPACE, UNITS, make_episode, make_folder, write_lab_file
@@ -31,7 +32,7 @@ LEKIWI = ("x.vel", "y.vel", "theta.vel")
 
 
 def foreign_set(
-    root: Path, names: Any = LEKIWI, tasks: tuple[int, ...] = (0, 0, 1), **info: Any
+    root: Path, names: Any = LEKIWI, tasks: tuple[int, ...] = (0, 0, 1), pace: float = 0.2, **info: Any
 ) -> np.ndarray:
     """A data set as other writers make it: two cameras, one row group for all, rows shuffled, an unnamed index."""
     rng = np.random.default_rng(0)
@@ -40,7 +41,8 @@ def foreign_set(
     rows = [
         {
             "action": actions[i].tolist(), "episode_index": i // 2, "frame_index": i % 2, "index": i,
-            "timestamp": (i % 2) / 5, "task_index": tasks[i // 2], CAMERA: {"bytes": png(frames[i]), "path": "x.png"},
+            "timestamp": (i % 2) * pace, "task_index": tasks[i // 2],
+            CAMERA: {"bytes": png(frames[i]), "path": "x.png"},
             "observation.images.wrist": {"bytes": png(255 - frames[i]), "path": None},
         }
         for i in (3, 0, 5, 1, 4, 2)
@@ -158,6 +160,79 @@ def test_bad_files_are_skipped_and_listed_where_asked(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "lr/meta/mobile_vla.json").read_text())["skipped"] == out["skipped"]
     convert(tmp_path / "lr", tmp_path / "back", "mobile_vla", progress=False)
     assert sorted(path.stem for path in (tmp_path / "back").glob("*.h5")) == ["e000", "e002", "e004"]
+
+
+def test_a_pace_that_contradicts_fps_is_refused_unless_a_person_says_which(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    known: dict[str, Any] = {"action_units": list(UNITS), "camera_key": CAMERA}
+    foreign_set(tmp_path / "lr", pace=0.5)  # fps is 5
+    with pytest.raises(
+        ProjectError, match=r"episode 0: .*0\.5 s apart .*fps=5, which is 0\.2 s.*foreign\.control_period"
+    ):
+        convert(
+            tmp_path / "lr", tmp_path / "in", "mobile_vla", foreign=ForeignOptions(**known), progress=False
+        )
+    declared = ForeignOptions(**known, control_period=0.5)
+    convert(tmp_path / "lr", tmp_path / "in", "mobile_vla", foreign=declared, progress=False)
+    assert open_episode(tmp_path / "in/episode_000000.h5").control_period == 0.5
+    (said,) = (one.getMessage() for one in caplog.records)
+    assert said.startswith("3 episodes") and "0.5 s apart" in said and "fps says 0.2 s" in said
+
+
+@pytest.mark.parametrize(("pace", "fine"), [(0.2019, True), (0.1981, True), (0.2021, False), (0.1979, False)])
+def test_one_percent_is_the_border_of_a_pace(tmp_path: Path, pace: float, fine: bool) -> None:
+    foreign_set(tmp_path / "lr", pace=pace)
+    options = ForeignOptions(action_units=list(UNITS), camera_key=CAMERA)
+    out = (
+        convert(tmp_path / "lr", tmp_path / "in", "mobile_vla", "skip", foreign=options, progress=False)
+        if fine
+        else {}
+    )
+    if not fine:
+        with pytest.raises(ProjectError, match="none of its 3 episodes"):
+            convert(tmp_path / "lr", tmp_path / "in", "mobile_vla", "skip", foreign=options, progress=False)
+    assert out.get("episodes", 0) == (3 if fine else 0)
+
+
+def test_an_hour_of_float32_seconds_is_no_contradiction(tmp_path: Path) -> None:
+    """At 3600 s float32 knows 0.24 ms: at 100 frames/s neighbours are off by 2 % without any fault."""
+
+    class Hour:
+        info, extra = {"fps": 100}, None
+
+        def columns(self, row: dict[str, Any], names: list[str]) -> dict[str, Any]:
+            return {"timestamp": (row["begin"] + np.arange(500) / row["fps"]).astype(np.float32)}
+
+    pace = Pace(Hour(), None)  # type: ignore[arg-type]
+    pace.check({"begin": 0, "fps": 100}, tmp_path)
+    pace.check({"begin": 3600, "fps": 100}, tmp_path)
+    with pytest.raises(ProjectError, match=r"0\.011\d* s apart"):
+        pace.check({"begin": 3600, "fps": 90}, tmp_path)
+
+
+def test_files_of_another_size_are_left_out_like_in_a_training(tmp_path: Path) -> None:
+    make_folder(tmp_path / "in", [3] * 4)
+    odd: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("a_size", {"size": 6}), ("b_period", {"control_period": 0.5}),
+        ("c_axes", {"action_names": tuple(reversed(NAMES))}),
+    )  # fmt: skip
+    for name, changes in odd:
+        write_episode(tmp_path / f"in/{name}.h5", make_episode(name, 3, **changes))
+    write_episode(tmp_path / "in/z_twice.h5", make_episode("e000", 3))
+    with pytest.raises(ProjectError, match=r"a_size\.h5: frame_shape .*|both episode .*on_bad_files=skip"):
+        convert(tmp_path / "in", tmp_path / "lr", progress=False)
+    out = convert(tmp_path / "in", tmp_path / "lr", on_bad_files="skip", progress=False)
+    assert out["episodes"] == 4
+    reasons = {bad["file"]: bad["reason"] for bad in out["skipped"]}
+    wanted = {
+        "a_size.h5": "frame_shape is", "b_period.h5": "control_period is", "c_axes.h5": "action_names is",
+        "z_twice.h5": "are both episode 'e000'",
+    }  # fmt: skip
+    assert sorted(reasons) == sorted(wanted)
+    assert all(wanted[name] in reason for name, reason in reasons.items())
+    convert(tmp_path / "lr", tmp_path / "back", "mobile_vla", progress=False)
+    assert [e.id for e in scan(tmp_path / "back", SPACE)] == ["e000", "e001", "e002", "e003"]
 
 
 def test_wrong_options_are_refused_before_any_work(tmp_path: Path) -> None:

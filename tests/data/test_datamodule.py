@@ -21,7 +21,7 @@ from src.data.episode import write_episode
 from src.data.instruction import FromFile, ScenarioMap
 from src.data.normalizer import IdentityNormalizer, MeanStdNormalizer, MinMaxNormalizer
 from src.data.sampler import EpisodeSampler, WindowSampler
-from src.data.split import SplitRule
+from src.data.split import SplitRule, load_or_make_split
 from tests.data.builders import make_episode, make_folder, write_lab_file
 from tests.data.modules import detokenize, make_module, tokenize
 
@@ -132,13 +132,20 @@ def test_an_impossible_share_of_the_training_episodes_is_refused(tmp_path: Path,
 
 
 @pytest.mark.parametrize(("size", "resizes"), [(8, False), (4, True)])
-def test_frames_are_resized_before_the_first_batch(tmp_path: Path, size: int, resizes: bool) -> None:
+def test_frames_are_resized_before_the_split_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, resizes: bool
+) -> None:
     make_folder(tmp_path, [3] * 6)
     module = make_module(tmp_path, image_size=size)
+    found: list[int] = []
+
+    def count(*args: Any) -> Any:
+        found.append(len(list((tmp_path / ".frames").rglob("*.npy"))))
+        return load_or_make_split(*args)
+
+    monkeypatch.setattr("src.data.datamodule.load_or_make_split", count)
     module.setup()
-    module.train_dataloader()
-    made = list((tmp_path / ".frames").rglob("*.npy"))
-    assert len(made) == (len(module.episodes("train")) if resizes else 0)
+    assert found == [6 if resizes else 0]
 
 
 def test_mirrored_actions_count_for_the_normaliser(tmp_path: Path) -> None:
@@ -311,7 +318,7 @@ def test_the_lab_config_reads_lab_files_at_full_size(tmp_path: Path) -> None:
     classes = module.action_space.classify(np.concatenate([e.actions for e in module.episodes("train")]))
     assert {module.action_space.class_names[i] for i in classes} <= {"stop", "forward_left", "forward_right"}
     assert module.manifest()["from_file_name"] == ["distance", "id", "pattern", "scenario"]
-    assert len(list((tmp_path / ".frames" / "224px").glob("*.npy"))) == len(module.episodes("train"))
+    assert len(list((tmp_path / ".frames" / "224px").glob("*.npy"))) == 8
 
 
 @pytest.mark.parametrize(
@@ -323,8 +330,10 @@ def test_the_lab_config_reads_lab_files_at_full_size(tmp_path: Path) -> None:
         ("data/normalizer=none", "normalizer", IdentityNormalizer),
         ("data/action=diff_drive", "action_space", ActionSpace),
         ("data/instruction=from_file", "instruction", FromFile),
+        ("data/instruction=lab_small", "instruction", ScenarioMap),
         ("data/instruction=lab_en", "instruction", ScenarioMap),
         ("data/instruction=lab_ko", "instruction", ScenarioMap),
+        ("data/instruction=lab_small", "instruction", ScenarioMap),
         ("data/augmentation=none", "augmentation", Augmentation),
         ("data/augmentation=default", "augmentation", Augmentation),
         ("data/augmentation=mirror", "augmentation", Augmentation),

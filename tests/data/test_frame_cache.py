@@ -20,6 +20,7 @@ from src.data.frame_cache import CacheEntry, Source
 from src.data.frames import FrameStore, resize_frames
 from src.data.layouts import LabOptions
 from tests.data.builders import make_episode, write_lab_file
+from tests.data.check.folders import scene
 
 ROOT = Path(__file__).resolve().parents[2]
 FRAMES = np.random.default_rng(0).integers(0, 256, (5, 3, 8, 8), dtype=np.uint8)
@@ -159,9 +160,9 @@ print(int(sum(store.get(row).sum() for row in range(len(files)))))
 """
 
 
-def child(root: Path, pause: float) -> "subprocess.Popen[str]":
+def child(root: Path, pause: float, code: str = CHILD, *arguments: str) -> "subprocess.Popen[str]":
     process = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(root), str(pause)],
+        [sys.executable, "-c", code, str(root), str(pause), *arguments],
         cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout is not None
@@ -185,6 +186,19 @@ def make_files(root: Path, count: int, length: int) -> None:
         write_episode(root / f"e{n}.h5", make_episode(f"e{n}", length, size=20))
 
 
+def wait_for_parts(root: Path, count: int) -> None:
+    deadline = time.monotonic() + 60
+    work = root / "work.txt"
+    while not (work.exists() and work.read_text().count("part") >= count):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def cache_files(root: Path) -> list[Path]:
+    """Finished entries; what a killed process left begins with a dot."""
+    return sorted(path for path in (root / "cache" / "8px").glob("*.npy") if not path.name.startswith("."))
+
+
 @pytest.mark.slow
 def test_two_processes_at_once_do_the_work_once(tmp_path: Path) -> None:
     make_files(tmp_path, 6, 4)
@@ -202,15 +216,11 @@ def test_a_kill_half_way_leaves_nothing_that_is_trusted(tmp_path: Path) -> None:
     make_files(tmp_path, 3, 8)
     victim = child(tmp_path, 0.3)
     go(victim)
-    deadline = time.monotonic() + 60
-    work = tmp_path / "work.txt"
-    while not (work.exists() and work.read_text().count("part") >= 6):  # in the middle of the second episode
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for_parts(tmp_path, 6)  # in the middle of the second episode
     os.kill(victim.pid, signal.SIGKILL)
     victim.communicate(timeout=60)
     folder = tmp_path / "cache" / "8px"
-    done = [path for path in folder.glob("*.npy") if not path.name.startswith(".")]
+    done = cache_files(tmp_path)
     left = list(folder.glob(".*.tmp*"))
     assert len(done) == 1
     assert len(left) == 1
@@ -220,19 +230,89 @@ def test_a_kill_half_way_leaves_nothing_that_is_trusted(tmp_path: Path) -> None:
     assert int(heir.communicate(timeout=120)[0]) == expected_sum(tmp_path)
     assert done[0].stat().st_mtime_ns == stamp  # what was finished is kept
     assert not list(folder.glob(".*.tmp*"))  # what was not is cleared away
-    assert len([path for path in folder.glob("*.npy") if not path.name.startswith(".")]) == 3
+    assert len(cache_files(tmp_path)) == 3
+
+
+@pytest.mark.slow
+def test_whoever_waits_for_a_killed_process_does_its_work(tmp_path: Path) -> None:
+    """The lock dies with the process: the other run neither waits for ever nor takes the half."""
+    make_files(tmp_path, 2, 8)
+    victim = child(tmp_path, 0.5)
+    other = child(tmp_path, 0.0)
+    go(victim)
+    wait_for_parts(tmp_path, 2)  # in the first episode of two, four parts each
+    go(other)
+    time.sleep(0.2)
+    assert not cache_files(tmp_path)  # the other one does wait
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.communicate(timeout=60)
+    assert int(other.communicate(timeout=60)[0]) == expected_sum(tmp_path)
+    assert len(cache_files(tmp_path)) == 2
+    assert not list((tmp_path / "cache" / "8px").glob(".*.tmp*"))
+
+
+RENAME = """
+import os, signal
+import src.core.files as core
+real_replace, moment = os.replace, sys.argv[3]
+def replace(old, new):
+    if moment == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    real_replace(old, new)
+    os.kill(os.getpid(), signal.SIGKILL)
+core.os.replace = replace
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("moment", "kept"), [("before", 0), ("after", 1)])
+def test_a_kill_on_either_side_of_the_rename(tmp_path: Path, moment: str, kept: int) -> None:
+    """All bytes are written and the file has no name yet; or it has just got its name, and nobody was told."""
+    make_files(tmp_path, 2, 4)
+    code = CHILD.replace('print("ready"', RENAME + 'print("ready"', 1)
+    victim = child(tmp_path, 0.0, code, moment)
+    go(victim)
+    victim.communicate(timeout=60)
+    assert victim.returncode == -signal.SIGKILL
+    assert len(cache_files(tmp_path)) == kept
+    (tmp_path / "work.txt").unlink()
+    heir = child(tmp_path, 0.0)
+    go(heir)
+    assert int(heir.communicate(timeout=60)[0]) == expected_sum(tmp_path)
+    assert (tmp_path / "work.txt").read_text().count("part") == 2 * (
+        2 - kept
+    )  # a finished one is not made again
+    assert len(cache_files(tmp_path)) == 2
+    assert not list((tmp_path / "cache" / "8px").glob(".*.tmp*"))
+
+
+@pytest.mark.slow
+def test_kills_at_many_instants_never_leave_a_wrong_picture(tmp_path: Path) -> None:
+    """Five processes in a row, each killed a little later; what is found under a name afterwards is always whole."""
+    make_files(tmp_path, 4, 6)
+    files = [open_episode(path) for path in sorted(tmp_path.glob("*.h5"))]
+    whole = {}
+    for file in files:
+        source = Source(file.path, "rgb", file.layout.name)
+        entry = CacheEntry(tmp_path / "cache" / "8px", source, (file.length, 3, 8, 8))
+        whole[entry.path] = (entry, resize_frames(file.frames(), 8).numpy())
+    for n in range(5):
+        victim = child(tmp_path, 0.01)
+        go(victim)
+        time.sleep(0.025 * n)
+        victim.kill()
+        victim.communicate(timeout=60)
+        for path in cache_files(tmp_path):
+            entry, frames = whole[path]
+            assert entry.is_current()
+            np.testing.assert_array_equal(entry.open_or_make(never), frames)
+    last = child(tmp_path, 0.0)
+    go(last)
+    assert int(last.communicate(timeout=60)[0]) == expected_sum(tmp_path)
+    assert cache_files(tmp_path) == sorted(whole)
 
 
 # ---------------------------------------------------------------- speed
-
-
-def scene(steps: int) -> np.ndarray:
-    """(T, 720, 1280, 3) uint8: shapes, shading and sensor noise, about as hard to compress as a room on camera."""
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[0:720, 0:1280]
-    base = np.stack([x / 8 + 40, y / 5 + 30, (x // 160 + y // 120) % 2 * 90 + 60], axis=-1)
-    frames = [np.roll(base, 12 * t, axis=1) + rng.normal(0, 2, base.shape) for t in range(steps)]
-    return np.stack([np.clip(frame, 0, 255).astype(np.uint8) for frame in frames])
 
 
 def seconds(task: Callable[[], object], times: int) -> float:
@@ -253,8 +333,8 @@ def test_the_cache_is_twenty_times_faster_than_decoding_720p(
     """`pytest -m slow -s -k twenty` prints the figures."""
     frames = scene(18)
     if kind == "gzip":
-        path = write_lab_file(tmp_path / "e_1box_hori_left.h5", frames)
-        file = open_episode(path, LabOptions({"1box_hori_left": "Go."}))
+        path = write_lab_file(tmp_path / "e_1box_hori_left.h5", frames, text="Go.")
+        file = open_episode(path, LabOptions())
     else:
         path = tmp_path / "e.h5"
         actions = np.zeros((18, 3), np.float32)

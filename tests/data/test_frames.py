@@ -21,8 +21,6 @@ from src.data.layouts import LabOptions
 from src.data.progress import track
 from tests.data.builders import make_episode, write_lab_file
 
-TEXTS = {"1box_hori_left": "Go left."}
-
 
 @pytest.fixture
 def photo() -> np.ndarray:
@@ -34,7 +32,7 @@ def photo() -> np.ndarray:
 
 @pytest.fixture
 def lab(tmp_path: Path, photo: np.ndarray) -> EpisodeFile:
-    return open_episode(write_lab_file(tmp_path / "episode_1box_hori_left.h5", photo), LabOptions(TEXTS))
+    return open_episode(write_lab_file(tmp_path / "episode_1box_hori_left.h5", photo), LabOptions())
 
 
 def test_resize_is_within_one_level_of_pil(photo: np.ndarray) -> None:
@@ -106,12 +104,12 @@ def test_another_size_colour_or_file_is_another_entry(
 
     rgb = first(lab, 32)
     assert first(lab, 16).shape[-1] == 16
-    bgr = first(EpisodeFile(lab.path, LabOptions(TEXTS, colour_order="bgr")), 32)
+    bgr = first(EpisodeFile(lab.path, LabOptions(colour_order="bgr")), 32)
     assert torch.equal(bgr, rgb.flip(1))
     stamp = lab.path.stat().st_mtime_ns + 10**9
     write_lab_file(lab.path, 255 - photo)
     os.utime(lab.path, ns=(stamp, stamp))
-    assert torch.equal(first(EpisodeFile(lab.path, LabOptions(TEXTS)), 32), resize_frames(255 - photo, 32))
+    assert torch.equal(first(EpisodeFile(lab.path, LabOptions()), 32), resize_frames(255 - photo, 32))
     assert (
         len(list((tmp_path / "cache").rglob("*.npy"))) == 3
     )  # the new file's frames took the place of the old
@@ -137,7 +135,7 @@ def test_prepare_makes_what_is_missing_and_nothing_else(
     write_episode(tmp_path / "small.h5", make_episode("small", size=32))
     files = [lab, open_episode(tmp_path / "small.h5")]
     store = FrameStore(files, 32, tmp_path / "cache", 0.0)
-    assert store.prepare() == 1
+    assert store.prepare() == 2  # one resized, one read to the end
     assert len(list((tmp_path / "cache").rglob("*.npy"))) == 1
     assert FrameStore(files, 32, tmp_path / "cache", 0.0).prepare() == 0
     monkeypatch.setattr(EpisodeFile, "frames", None)
@@ -151,6 +149,53 @@ def test_prepare_shows_a_bar_on_a_terminal_only() -> None:
         assert list(track(["a", "b"], "resizing frames to 32 px", console)) == ["a", "b"]
         assert ("resizing frames to 32 px" in screen.getvalue()) == terminal
         assert ("2/2" in screen.getvalue()) == terminal
+
+
+@pytest.mark.parametrize("size", [16, 8], ids=["as stored", "resized"])
+def test_a_file_that_is_replaced_while_a_run_goes_on_stops_it(tmp_path: Path, size: int) -> None:
+    """The new recording's frames must not be served with the old one's actions."""
+    paths = [tmp_path / f"e{i}.h5" for i in range(2)]
+    for path in paths:
+        write_episode(path, make_episode(path.stem, length=5, size=16))
+    files = [open_episode(path) for path in paths]
+    everything = 2 * 5 * 3 * size**2 / 1e9
+    held = FrameStore(files, size, tmp_path / "cache", everything)
+    before = held.get(0)
+    spread = FrameStore(files, size, tmp_path / "cache", 0.0)
+    assert torch.equal(spread.get(0), before)
+    write_episode(tmp_path / "new" / "e0.h5", make_episode("e0", length=5, size=16, group="another"))
+    os.replace(tmp_path / "new" / "e0.h5", paths[0])
+    for store in (spread, pickle.loads(pickle.dumps(spread)), pickle.loads(pickle.dumps(held))):
+        with pytest.raises(ProjectError, match=r"e0\.h5 was replaced or changed while the run was") as caught:
+            store.get(0, 1, 3)
+        assert "\n" not in str(caught.value)
+        store.get(1)
+    assert torch.equal(held.get(0), before)  # what is in memory was read with its actions
+    late = FrameStore(files, size, tmp_path / "cache", 0.0, spread.states)
+    with pytest.raises(ProjectError, match=r"e0\.h5 was replaced"):
+        late.get(0)  # the states are those of the opening, not of the first batch
+    assert FrameStore([open_episode(paths[0])], size, tmp_path / "cache", 0.0).get(0).shape == before.shape
+    paths[0].unlink()
+    with pytest.raises(ProjectError, match=r"e0\.h5 cannot be read \(No such file"):
+        spread.get(0)
+
+
+def test_a_file_that_is_replaced_while_it_is_read_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "e.h5"
+    write_episode(path, make_episode("e", size=16))
+    store = FrameStore([open_episode(path)], 16, tmp_path / "cache", 0.0)
+    real = EpisodeFile.frames
+
+    def frames(self: EpisodeFile, start: int = 0, stop: int | None = None) -> np.ndarray:
+        found = real(self, start, stop)
+        write_episode(path, make_episode("other", size=16))
+        return found
+
+    monkeypatch.setattr(EpisodeFile, "frames", frames)
+    with pytest.raises(ProjectError, match=r"e\.h5 was replaced or changed"):
+        store.get(0)
 
 
 @settings(max_examples=40)

@@ -19,7 +19,7 @@ from src.data.augment import Augmentation
 from src.data.check.instructions import motion_by_motion
 from src.data.datamodule import EpisodeDataModule
 from src.data.episode import EpisodeFile, open_episode, write_episode
-from src.data.instruction import FromFile, InstructionSource, ScenarioMap
+from src.data.instruction import EVALUATE_ON, FromFile, InstructionSource, ScenarioMap
 from src.data.lab_hdf5 import LabKeyLayout, LabPathLayout
 from src.data.layouts import LabOptions
 from src.data.mirror import mirror_text
@@ -149,18 +149,36 @@ def test_an_episode_without_held_out_wording_is_named(files: list[EpisodeFile]) 
 def test_a_held_out_sentence_that_another_scenario_trains_on_is_refused(tmp_path: Path) -> None:
     written(tmp_path, 16)
     shared = {"left": ["keep left", "around the box"], "right": ["around the box", "keep right"]}
-    with pytest.raises(ProjectError, match=r"both trained on and evaluated on, e.g. 'around the box'"):
-        make_module(tmp_path, instruction=ScenarioMap(ORIGIN, shared, 1, "held_out")).setup()
-    make_module(tmp_path, instruction=ScenarioMap(ORIGIN, shared, 1)).setup()  # nothing is claimed then
+    for evaluate_on in EVALUATE_ON:  # an evaluation on the held-out wording may come later
+        with pytest.raises(
+            ProjectError, match=r"both trained on and held out, e.g. 'around the box' .*by scenario 'left'"
+        ):
+            make_module(tmp_path, instruction=ScenarioMap(ORIGIN, shared, 1, evaluate_on)).setup()
 
 
 def test_mirrored_wording_counts_as_trained_on(tmp_path: Path) -> None:
     written(tmp_path, 16)
     crossed = {"left": ["keep left", "the left way"], "right": ["the right way", "keep right"]}
-    source = ScenarioMap(ORIGIN, crossed, 1, "held_out")
-    make_module(tmp_path, instruction=source).setup()
-    with pytest.raises(ProjectError, match="mirrored wording included"):
-        make_module(tmp_path, instruction=source, augmentation=Augmentation(mirror=0.5)).setup()
+    for evaluate_on in EVALUATE_ON:
+        source = ScenarioMap(ORIGIN, crossed, 1, evaluate_on)
+        make_module(tmp_path, instruction=source).setup()
+        with pytest.raises(ProjectError, match="mirrored wording included"):
+            make_module(tmp_path, instruction=source, augmentation=Augmentation(mirror=0.5)).setup()
+    apart = ScenarioMap(ORIGIN, MAP, 1)  # the same wording is held out on both sides
+    make_module(tmp_path, instruction=apart, augmentation=Augmentation(mirror=0.5)).setup()
+
+
+def test_a_pattern_that_mirrored_words_match_is_refused(tmp_path: Path) -> None:
+    written(tmp_path, 16)
+    sides = {"left": ["keep left", "pass it on the left"], "right": ["keep right", "pass it on the right"]}
+    one, both = (ScenarioMap(ORIGIN, sides, [f"pass it on the {word}"]) for word in ("left", "*"))
+    mirror = Augmentation(mirror=0.5)
+    for source, augmentation in ((one, None), (both, mirror)):
+        make_module(tmp_path, instruction=source, augmentation=augmentation, paraphrase="random").setup()
+    with pytest.raises(
+        ProjectError, match="e.g. 'pass it on the left' .*held out by pattern 'pass it on the left'"
+    ):
+        make_module(tmp_path, instruction=one, augmentation=mirror, paraphrase="random").setup()
 
 
 def test_what_training_used_is_in_the_manifest_and_in_the_episodes(tmp_path: Path) -> None:

@@ -336,3 +336,15 @@ def test_weights_that_cannot_be_read(tiny_checkpoint: Path, tmp_path: Path, dama
 def test_instructions_that_cannot_be_read(backbone: Kosmos2Backbone, text: str, words: str) -> None:
     with pytest.raises(ProjectError, match=words):
         backbone.tokenize([text])
+
+
+def test_unknown_words_are_named_and_told_from_those_of_the_prompt(
+    backbone: Kosmos2Backbone, tiny_checkpoint: Path
+) -> None:
+    with pytest.raises(
+        ProjectError, match=r"'Fetch a 球 and go': .*not know 'Fetch', '球' \(characters 'F', '球'\)"
+    ):
+        backbone.tokenize(["go to the ball", "Fetch a 球 and go"])
+    odd = Kosmos2Backbone(str(tiny_checkpoint), prompt="<s>{image}<grounding> 球 {instruction}")
+    with pytest.raises(ProjectError, match=r"model\.backbone\.prompt: in it are words .*'go to the ball'"):
+        odd.tokenize(["go to the ball"])

@@ -36,7 +36,8 @@ def convert(
         source: folder of HDF5 episodes, or of a LeRobot data set.
         to: folder that does not exist yet, or is empty.
         format: "lerobot" (LeRobotDataset v3.0) or "mobile_vla" (the project's HDF5).
-        on_bad_files: "error" stops at the first unreadable episode; "skip" leaves it out and lists it.
+        on_bad_files: "error" stops at the first unreadable episode; "skip" leaves it out and lists it, also one that
+            has another frame size, period or axes than most.
         action: axes' limits and classes to keep with the data; format=lerobot only.
         lab: how to read the lab's files; format=lerobot only.
         instruction: where the sentences come from, None takes those of the files; format=lerobot only.

@@ -21,7 +21,7 @@ from src.core.files import atomic_folder, atomic_write_json
 from src.data.actions import ActionSpace
 from src.data.episode import Episode, EpisodeFile
 from src.data.instruction import InstructionSource
-from src.data.layouts import LabOptions
+from src.data.layouts import PROVENANCE, LabOptions
 from src.data.lerobot.layout import (
     CAMERA,
     CHUNKS_SIZE,
@@ -31,6 +31,7 @@ from src.data.lerobot.layout import (
     INFO,
     MB,
     POSE,
+    PROVENANCE_KEY,
     STATS,
     TIMESTAMP,
     VERSION,
@@ -41,6 +42,7 @@ from src.data.lerobot.layout import (
     frame_rate,
 )
 from src.data.lerobot.source import (
+    alike,
     check_together,
     in_split_order,
     left_out,
@@ -113,14 +115,16 @@ def export(
             folder where there is one.
         lab: how to read the lab's files.
         instruction: where the sentences come from; None takes those of the files.
-        skip_bad: leave files that are unreadable or have no sentence out and list them in meta/mobile_vla.json,
-            instead of stopping at the first.
+        skip_bad: leave files that are unreadable, have no sentence, or another frame size, period or axes than most
+            out and list them in meta/mobile_vla.json, instead of stopping at the first.
 
     Returns:
         {"episodes", "frames", "skipped": [{"file", "reason"}], "psnr_db": {"mean", "min"} or None}.
     """
     skipped: list[dict[str, str]] = []
-    files = open_all(source, lab, instruction, skipped if skip_bad else None)
+    files = alike(
+        open_all(source, lab, instruction, skipped if skip_bad else None), skipped if skip_bad else None
+    )
     action = action or stored_action(source)
     check_together(files, action, even_sides=options.frames == "video")
     splits = stored_splits(source)
@@ -315,5 +319,9 @@ def _write_meta(
             "data_path": DATA_PATH,
             "video_path": VIDEO_PATH if job.is_video else None,
             "features": job.features,
+            PROVENANCE_KEY: {
+                name: sorted({value for file in job.sources for value in getattr(file.meta, name)})
+                for name in PROVENANCE
+            },
         },
     )

@@ -22,7 +22,7 @@ class ForeignOptions:
         action_units: (A,) SI units; LeRobot has no place for them, so they are always needed.
         action_from: (A,) which of LeRobot's action entries each axis is, by name or number; None: all, in order.
         action_scale: (A,) factors to these units, e.g. 0.0174533 for deg/s; None: 1.
-        control_period: seconds between steps; None: 1 / fps.
+        control_period: seconds between steps; None: 1 / fps, refused where time stamps contradict it (pace.py).
         camera_key: the camera, e.g. observation.images.front; None where there is only one.
         scenario: one label for all episodes; None labels them by task, task_000 …
     """

@@ -37,6 +37,9 @@ CHUNKS_SIZE = 1000
 """Files per chunk folder, LeRobot's default."""
 MB = 1024**2
 CAMERA = "observation.images.front"
+PROVENANCE_KEY = "mobile_vla.provenance"
+"""Ours in info.json, beside LeRobot's keys: {"assumed", "from_name"} over all episodes, see src/data/layouts.py. Each
+episode's own stand in meta/mobile_vla.json; these stay where that file is moved away."""
 POSE, TIMESTAMP = "mobile_vla.pose", "mobile_vla.timestamp"
 INDEX_COLUMNS = {
     "timestamp": "float32",

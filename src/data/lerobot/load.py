@@ -17,9 +17,11 @@ from src.core.errors import ProjectError
 from src.core.files import atomic_folder, atomic_write_json
 from src.data.actions import ActionSpace
 from src.data.episode import Episode, write_episode
+from src.data.layouts import BETWEEN, PROVENANCE
 from src.data.lerobot.export import sha256
 from src.data.lerobot.foreign import Facts, ForeignOptions, foreign_facts
-from src.data.lerobot.layout import EXTRA
+from src.data.lerobot.layout import EXTRA, INFO, PROVENANCE_KEY
+from src.data.lerobot.pace import Pace
 from src.data.lerobot.reader import LeRobotFolder
 from src.data.lerobot.source import ACTION_FILE, left_out
 from src.data.manifest import recording_hash, table_hash
@@ -49,6 +51,7 @@ def load(
             f"foreign: {source / EXTRA} says all of it already; remove these options, or move that file away."
         )
     facts = foreign_facts(str(source), folder.info, foreign) if extra is None else _own_facts(source, extra)
+    pace = Pace(folder, foreign.control_period)
     skipped: list[dict[str, str]] = []
     frames = 0
     with atomic_folder(to) as target:
@@ -62,6 +65,7 @@ def load(
                         episode = _foreign_episode(folder, facts, row, foreign)
                     else:
                         episode = _own_episode(folder, facts, row, extra["episodes"][number])
+                    pace.check(row, where)
                     episode.validate(str(where))
                 except ProjectError as error:
                     if not skip_bad:
@@ -73,6 +77,7 @@ def load(
                 bar.advance(line)
         if not ids:
             raise ProjectError(f"source={source}: none of its {len(folder.rows)} episodes can be read.")
+        pace.report()
         if extra is not None:
             _write_beside(target, extra, ids)
     quality = extra["video_psnr_db"] if extra is not None else None
@@ -160,8 +165,21 @@ def _foreign_episode(
         control_period=facts.control_period,
         scenario=options.scenario or f"task_{tasks[0]:03d}",
         group=name,
-        attributes={"lerobot_episode_index": int(index)},
+        attributes={"lerobot_episode_index": int(index), **_provenance(folder)},
     )
+
+
+def _provenance(folder: LeRobotFolder) -> dict[str, str]:
+    """Of one of our data sets whose meta/mobile_vla.json is gone: what its source only assumed, as attributes."""
+    stored = folder.info.get(PROVENANCE_KEY, {})
+    try:
+        # The names of files are gone with that file, and what came from them with it.
+        assumed = BETWEEN.join(stored.get("assumed", []))
+    except (AttributeError, TypeError) as error:
+        raise ProjectError(
+            f"{folder.root / INFO}: {PROVENANCE_KEY} is {stored!r}, expected lists of words; copy the data set again."
+        ) from error
+    return {PROVENANCE["assumed"]: assumed} if assumed else {}
 
 
 def _write(target: Path, episode: Episode, ids: set[str]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -71,23 +72,53 @@ def _worded(file: EpisodeFile, instruction: InstructionSource | None) -> Episode
 
 
 def left_out(path: Path, error: ProjectError) -> dict[str, str]:
+    """The record of a file that is not converted, and a line in the log."""
     log.warning("left out: %s", error)
     return {"file": path.name, "reason": str(error)}
 
 
-def check_together(files: list[EpisodeFile], action: ActionSpace | None, even_sides: bool) -> None:
-    """LeRobot knows one frame size, one fps and one set of axes per data set."""
-    first = files[0]
-    for one, two in zip(files, files[1:], strict=False):
-        if one.id == two.id:
-            raise ProjectError(f"{one.path} and {two.path} are both episode {one.id!r}; keep one of them.")
+def alike(files: list[EpisodeFile], skipped: list[dict[str, str]] | None) -> list[EpisodeFile]:
+    """Those of `files` that make one LeRobot data set, which has one frame size, one fps and one set of axes.
+
+    The others, and second files of one episode, raise or go to `skipped` where that is a list. Of each fact that value
+    stays which most files have (of equally many, the first by id), as data.on_bad_files=skip decides for a training.
+    """
+    kept: dict[str, EpisodeFile] = {}
     for file in files:
-        for key in ("frame_shape", "action_names", "action_units", "control_period"):
-            if getattr(file, key) != getattr(first, key):
-                raise ProjectError(
-                    f"{file.path}: {key} is {getattr(file, key)}, but {first.path} has {getattr(first, key)}; a "
-                    "LeRobot data set has one for all, convert them separately."
-                )
+        if file.id not in kept:
+            kept[file.id] = file
+            continue
+        _leave_out(
+            file,
+            f"{kept[file.id].path} and {file.path} are both episode {file.id!r}; keep one of them.",
+            skipped,
+        )
+    left = list(kept.values())
+    for key in ("frame_shape", "action_names", "action_units", "control_period"):
+        values = Counter(getattr(file, key) for file in left)
+        usual = values.most_common(1)[0][0]
+        if len(values) == 1:
+            continue
+        example = next(file for file in left if getattr(file, key) == usual)
+        for file in left:
+            if getattr(file, key) != usual:
+                _leave_out(
+                    file, f"{file.path}: {key} is {getattr(file, key)}, but {example.path} has {usual}; a LeRobot "
+                    "data set has one for all, convert them separately.", skipped,
+                )  # fmt: skip
+        left = [file for file in left if getattr(file, key) == usual]
+    return left
+
+
+def _leave_out(file: EpisodeFile, reason: str, skipped: list[dict[str, str]] | None) -> None:
+    if skipped is None:
+        raise ProjectError(f"{reason} Or leave such files out with on_bad_files=skip.")
+    skipped.append(left_out(file.path, ProjectError(reason)))
+
+
+def check_together(files: list[EpisodeFile], action: ActionSpace | None, even_sides: bool) -> None:
+    """Raise a ProjectError unless these files, which are alike, fit the action space and can be a video."""
+    first = files[0]
     if action is not None:
         check_action_space(first, action)
     if even_sides and (first.frame_shape[0] % 2 or first.frame_shape[1] % 2):

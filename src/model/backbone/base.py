@@ -149,12 +149,30 @@ class Backbone(nn.Module, ABC):
             )
         ids = self.words(instruction)
         if self.unknown_token is not None and self.unknown_token in ids:
-            raise ProjectError(
-                f"instruction {instruction[:40]!r}: in it or its prompt are characters that the model's tokenizer does "
-                "not know, expected known ones, because all unknown words read alike; say it in other words, or choose "
-                "a model of that language."
-            )
+            raise self._unreadable(instruction)
         return ids
+
+    def _unreadable(self, instruction: str) -> ProjectError:
+        """Names the words of an instruction, and the characters in them, that become the unknown token."""
+
+        def unknown(text: str) -> bool:
+            return self.unknown_token in self.words(text)
+
+        if unknown(""):
+            return ProjectError(
+                "model.backbone.prompt: in it are words that the model's tokenizer does not know (seen with "
+                f"instruction {instruction!r}), expected known ones, because all unknown words read alike; write it "
+                "in other words."
+            )
+        words = dict.fromkeys(word for word in instruction.split() if unknown(word)) or {instruction: None}
+        # A tokenizer with single letters spells a word that it does not know; then only odd characters are at fault.
+        characters = dict.fromkeys(one for word in words for one in word if unknown(one))
+        spelled = f" (characters {', '.join(map(repr, characters))})" if characters else ""
+        return ProjectError(
+            f"instruction {instruction!r}: the model's tokenizer does not know {', '.join(map(repr, words))}{spelled}, "
+            "expected words that it knows, because all unknown ones read alike; choose another data/instruction "
+            "(lab_small has the words of the small model, which knows no capitals), or a model with a full vocabulary."
+        )
 
     def normalize(self, images: Tensor) -> Tensor:
         """`(N, 3, S, S)` float in [0, 1] -> what the vision tower expects, same shape."""
