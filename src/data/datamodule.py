@@ -139,7 +139,7 @@ class EpisodeDataModule(lightning.LightningDataModule):
         self.seed = seed
         self._tokenize: Tokenize | None = None
         self._split: Split | None = None
-        self._left_out: tuple[Path, ...] = ()
+        self._left_out: dict[Path, str] = {}
         self._states: dict[Path, State] = {}
         self._worded_by_file = 0
         self._episodes: dict[str, list[EpisodeFile]] = {}
@@ -273,7 +273,7 @@ class EpisodeDataModule(lightning.LightningDataModule):
                 for name in SPLITS
             },
             "notes": list(self._split.notes),
-            "left_out": [str(path) for path in self._left_out],
+            "left_out": [{"file": str(p), "reason": why} for p, why in self._left_out.items()],
             "train_episodes": self.train_episodes,
             "instruction": {
                 "paraphrase": self.paraphrase,

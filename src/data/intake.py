@@ -12,7 +12,7 @@ from pathlib import Path
 from src.core.errors import ProjectError
 from src.data.actions import ActionSpace
 from src.data.check.files import unusable_files
-from src.data.check.finding import Facts, Fault, Finding, refuse, run_checkers
+from src.data.check.finding import Facts, Fault, refuse, run_checkers
 from src.data.check.instructions import with_sentences
 from src.data.check.quick import usable
 from src.data.episode import EpisodeFile
@@ -32,12 +32,12 @@ class Intake:
 
     Attributes:
         episodes: those it can use, sorted by id.
-        left_out: the files it cannot use, sorted; empty unless they may be skipped.
+        left_out: the files it cannot use -> why, sorted; empty unless they may be skipped.
         states: path of an episode -> size (bytes) and modification time (ns) when it was opened.
     """
 
     episodes: list[EpisodeFile]
-    left_out: tuple[Path, ...]
+    left_out: dict[Path, str]
     states: dict[Path, State]
 
 
@@ -84,10 +84,7 @@ def take_in(
     if not found:
         refuse(spoiled, root)
     left_out = [*findings, *silent, *spoiled]
-    for finding in left_out:
-        log.warning("left out: %s (%s)", finding.reason, finding.few_files(root))
-    return Intake(found, _files(left_out), {episode.path: states[episode.path] for episode in found})
-
-
-def _files(findings: list[Finding]) -> tuple[Path, ...]:
-    return tuple(sorted({path for finding in findings for path in finding.files}))
+    why = {path: sentence for finding in left_out for path, sentence in finding.by_file().items()}
+    for path, sentence in sorted(why.items()):
+        log.warning("left out: %s: %s", path, sentence)
+    return Intake(found, dict(sorted(why.items())), {episode.path: states[episode.path] for episode in found})

@@ -105,7 +105,7 @@ class ResumableLoader:
 
 
 def _next(batches: Iterator[Batch]) -> Batch | None:
-    """The next batch, or None after the last. A worker's sentence arrives inside its traceback; only it is passed on."""
+    """The next batch, or None after the last. Of a worker's traceback only the sentence at its end is passed on."""
     try:
         return next(batches, None)
     except ProjectError as error:

@@ -14,6 +14,7 @@ from src.core.errors import ProjectError
 from src.data.actions import ActionSpace
 from src.data.episode import SUFFIXES, EpisodeFile, open_episode
 from src.data.layouts import LabOptions
+from src.data.unwritten import require_written
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ def scan(
 ) -> list[EpisodeFile]:
     """Open every episode below `root`, sorted by id, and check that they form one data set.
 
-    Metadata only, about 1 ms per file. All files are tried, so one message counts every file that cannot be used.
+    Metadata only, about 2 ms per file. All files are tried, so one message counts every file that cannot be used.
     """
     episodes: list[EpisodeFile] = []
     faults: list[str] = []
@@ -130,6 +131,7 @@ def scan(
         try:
             episode = open_episode(path, lab)
             check_action_space(episode, action)
+            require_written(path)
         except ProjectError as error:
             faults.append(str(error))
         else:

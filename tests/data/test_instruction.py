@@ -290,7 +290,7 @@ def test_files_without_a_sentence_can_be_left_out(tmp_path: Path) -> None:
     lab_folder(tmp_path, own=(0, 1, 2, 3, 5))
     module = make_module(tmp_path, lab=LabOptions(), on_bad_files="skip")
     module.setup()
-    assert [Path(name).name[8:16] for name in module.manifest()["left_out"]] == [
+    assert [Path(entry["file"]).name[8:16] for entry in module.manifest()["left_out"]] == [
         "20260124",
         "20260126",
         "20260127",

@@ -92,7 +92,7 @@ def test_damaged_frames_are_known_before_the_split(
         made = module(tmp_path / "data", kind, image_size=size)
         made.setup()
     assert f"left out: {paths[3]}" in caplog.text
-    assert made.manifest()["left_out"] == [str(paths[3])]
+    assert [entry["file"] for entry in made.manifest()["left_out"]] == [str(paths[3])]
     assert files_of(made) == {*paths} - {paths[3]}
     stored = json.loads(made.split_rule.file(tmp_path / "data").read_text())
     assert len(stored["episodes"]) == 7
@@ -171,7 +171,7 @@ def test_a_note_that_cannot_be_read_vouches_for_nothing(
         made = module(tmp_path)
         made.setup()
     assert "whole.json is made again" in caplog.text
-    assert made.manifest()["left_out"] == [str(paths[1])]
+    assert [entry["file"] for entry in made.manifest()["left_out"]] == [str(paths[1])]
     assert str(paths[1]) not in json.loads(note.read_text())["files"]
 
 
@@ -186,7 +186,7 @@ def test_where_no_note_can_be_written_each_start_reads(
     damage(paths[1])
     made = module(tmp_path / "data", cache_dir=str(tmp_path / "file" / "cache"))
     made.setup()
-    assert made.manifest()["left_out"] == [str(paths[1])]
+    assert [entry["file"] for entry in made.manifest()["left_out"]] == [str(paths[1])]
 
 
 def test_a_full_disk_is_no_damage(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_a_stored_split_goes_without_a_file_that_cannot_be_used(
     expected["train"].remove(victim.stem)
     assert members(made) == expected
     facts = made.manifest()
-    assert facts["left_out"] == [str(victim)]
+    assert [entry["file"] for entry in facts["left_out"]] == [str(victim)]
     note = f"without 1 file that cannot be used: {victim.name} (train)."
     assert any(note in text for text in facts["notes"])
     assert note in caplog.text
@@ -369,7 +369,7 @@ def test_runs_that_start_at_once_on_a_folder_with_damage_agree(tmp_path: Path, k
     assert [process.returncode for process in children] == [0] * len(children)
     for facts in told:
         assert facts == told[0]
-        assert facts["left_out"] == [str(paths[7])]
+        assert [entry["file"] for entry in facts["left_out"]] == [str(paths[7])]
         for key in ("data_hash", "split_hash", "splits"):
             assert facts[key] == expected.manifest()[key]
         assert facts["total"] == sum(int(batch.frames.sum()) for batch in expected.val_dataloader())

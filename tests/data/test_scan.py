@@ -30,6 +30,17 @@ def test_finds_everything_below_the_root_in_a_fixed_order(tmp_path: Path) -> Non
     assert [episode.id for episode in scan(tmp_path, SPACE)] == ["e1", "e2", "e3"]
 
 
+def test_what_was_never_written_is_not_read_as_zeros(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
+    path = write_lab_file(tmp_path / "episode_1box_hori_left_core_far.h5", frames)
+    with h5py.File(path, "r+") as file:
+        del file["images"]
+        images = file.create_dataset("images", (6, 8, 8, 3), "u1", chunks=(1, 8, 8, 3), compression="gzip")
+        images[:4] = frames[:4]
+    with pytest.raises(ProjectError, match=r"images \(4 of 6 chunks\)"):
+        scan(tmp_path, SPACE, LabOptions())
+
+
 def test_names_in_capitals_and_linked_folders_are_read_and_nothing_twice(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from src.data.check.finding import ERROR, NOTE, WARNING, Facts, Finding, by_value, percent, some
+from src.data.check.finding import ERROR, NOTE, WARNING, Facts, Finding, by_value, few, percent, some
 
 TOLERANCE = 1e-3
 """Share of the range by which a float32 action may pass its limit."""
@@ -68,20 +68,36 @@ def constant_episodes(facts: Facts) -> Iterator[Finding]:
 def identical_sequences(facts: Facts) -> Iterator[Finding]:
     """Do the drives of a scenario differ from each other?"""
     keys = [np.round(a, 3).tobytes() for a in facts.rows(facts.actions)]
+    repeated: dict[str, tuple[list[int], int]] = {}
+    large = 0
     for scenario, members in by_value([e.scenario for e in facts.episodes]).items():
         if len(members) < FEW:
             continue
+        large += 1
         same = max(by_value([keys[i] for i in members]).values(), key=len)
-        share = len(same) / len(members)
-        if share > SAME_SHARE:
-            yield Finding(
-                "identical_sequences", WARNING,
-                f"{len(same)} of {len(members)} episodes of {scenario!r} ({percent(share)}) are the same action "
-                "sequence, step for step",
-                "record drives that differ (start positions, distances, disturbances); a memory of the sequence "
-                "drives this scenario without looking",
-                facts.paths(members[i] for i in range(len(members)) if keys[members[i]] == keys[members[same[0]]]),
-            )  # fmt: skip
+        if len(same) > SAME_SHARE * len(members):
+            repeated[scenario] = ([members[i] for i in same], len(members))
+    if not repeated:
+        return
+    shares = [
+        f"{len(same)} of {total} episodes of {scenario!r} ({percent(len(same) / total)})"
+        for scenario, (same, total) in sorted(
+            repeated.items(), key=lambda item: -len(item[1][0]) / item[1][1]
+        )
+    ]
+    if len(shares) == 1:
+        reason = f"{shares[0]} are the same action sequence, step for step"
+    else:
+        reason = (
+            f"in {len(shares)} of {large} scenarios more than half of the episodes are one action sequence, step for "
+            f"step: {few(shares, 4)}"
+        )
+    yield Finding(
+        "identical_sequences", WARNING, reason,
+        "record drives that differ (start positions, distances, disturbances); a memory of the sequence drives such a "
+        "scenario without looking",
+        facts.paths(i for same, _ in repeated.values() for i in same),
+    )  # fmt: skip
 
 
 def clock_accuracy(facts: Facts, condition: Sequence[object] | None = None) -> float | None:

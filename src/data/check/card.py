@@ -3,6 +3,7 @@
 In: an `Outcome`. Out: Markdown. Nothing is in it that the check did not measure; what only a person knows is asked for.
 """
 
+from src.data.check.contents import counted
 from src.data.check.finding import percent
 from src.data.check.outcome import Outcome
 
@@ -26,7 +27,8 @@ def card(outcome: Outcome) -> str:
         f"| frame sizes (H×W) | {', '.join(sizes)} |",
         f"| layouts | {', '.join(sorted({e.layout.name for e in facts.episodes}))} |",
         f"| groups | {f['groups']} |",
-        f"| sentences | {f['instructions']} |",
+        f"| sentences | {f['instructions']}, from {cell(counted(f['worded_by']))}; {f['files_without_sentence']} files "
+        "hold none |",
         f"| split | {cell(outcome.split_rule)}: {_counts(f['splits'])} |",
         "",
         "## Actions",
@@ -62,8 +64,13 @@ def card(outcome: Outcome) -> str:
     lines += [f"| {cell(name)} | {n} |" for name, n in sorted(f["scenarios"].items())]
     lines += ["", "## Findings", ""]
     lines += [
-        f"- **{x.severity}** `{x.code}`: {cell(x.reason)}. {cell(x.advice[0].upper() + x.advice[1:])}."
+        line
         for x in outcome.findings
+        for line in (
+            f"- **{x.severity}** `{x.code}`: {cell(x.headline or x.reason)}. "
+            f"{cell(x.advice[0].upper() + x.advice[1:])}.",
+            *(f"  - {cell(said)}" for said in (x.lines(facts.root) if x.headline else ())),
+        )
     ] or ["None."]
     lines += [
         "",

@@ -21,7 +21,8 @@ import numpy as np
 
 from src.data.check.actions import FEW
 from src.data.check.finding import NOTE, WARNING, Facts, Finding, by_value, percent
-from src.data.check.instructions import meanings, motions
+from src.data.check.instructions import meanings
+from src.data.check.motions import motions
 from src.data.check.trajectory import integrate, path_word
 
 SHUFFLES = 199

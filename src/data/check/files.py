@@ -1,28 +1,29 @@
 """Owns findings about files as such: what cannot be read and why, copies, sizes, pictures that show nothing.
 
 In: a path and the reader's refusal, or `Facts`. Out: a `Fault` per bad file, findings per kind of fault. The kind is
-taken from the file itself; the reason is the reader's own sentence.
+taken from the file itself (kinds.py); the reason is the reader's own sentence.
 """
 
 import filecmp
-import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from src.core.errors import ProjectError
 from src.data.actions import ActionSpace
 from src.data.check.finding import ERROR, NOTE, WARNING, Facts, Fault, Finding, by_value, some
-from src.data.episode import EpisodeFile, OwnLayout, open_episode
+from src.data.check.kinds import kind_of
+from src.data.episode import EpisodeFile, open_episode
 from src.data.layouts import LabOptions
 from src.data.scan import check_action_space, find_episodes
+from src.data.unwritten import require_written
 
-_LFS_HEAD = b"version https://git-lfs"
-_FRAME_KEYS = ("frames", "frames_jpeg", "images", "observations/images")
 _SHA_LENGTH = 64
+
+NO_STOP = "no action is a stop, so stopping cannot be learned from the file"
+"""A remark of the lab's readers; where data.action names classes, missing_stop (actions.py) reports these files."""
 
 ADVICE = {
     "unreadable": "make the file readable for you, or move it away",
@@ -34,7 +35,13 @@ ADVICE = {
     "unwritten_data": "the recorder stopped before it had written all; such places read as zeros. Move it away",
     "crashes_reader": "reading it ends the HDF5 library itself; move it away",
     "non_finite_actions": "find out where the recorder made NaN; move the file away",
+    "unknown_layout": "convert it (README: the project's own format), or move it away",
+    "missing_data": "a dataset that every episode of its layout has is not in it; record or convert it again",
     "wrong_shape": "convert it to the expected shape and type, or move it away",
+    "missing_scenario": "rename the file to hold its scenario, or set data.lab.scenario_from=none",
+    "broken_text": "its sentence is no text; write it again as UTF-8",
+    "broken_header": "write the file again with write_episode",
+    "wrong_classes": "correct data.lab.class_names, axis_order or the signs, or set class_names to null",
     "wrong_action_space": "choose the data/action of this data, or move the file to a folder of its own",
     "missing_instruction": "write the sentence into the file, or choose a data/instruction with one for its scenario",
     "unusable": "convert it or move it away",
@@ -50,13 +57,26 @@ def open_one(path: Path, action: ActionSpace, lab: LabOptions | None) -> Episode
         sentence = (
             str(error) if isinstance(error, ProjectError) else f"{path}: {type(error).__name__}: {error}"
         )
-        return Fault(path, kind_of(path, sentence), sentence)
+        code = kind_of(path, lab)
+        if code == "empty_file":  # the library only says that it finds no signature
+            sentence = f"{path} is empty (0 bytes), expected an HDF5 episode; record or copy it again."
+        elif code == "not_hdf5" and path.is_file():
+            sentence = f"{path} is no HDF5 file, it begins with {_head(path)!r}; convert it or move it away."
+        return Fault(path, code, sentence)
     try:
         check_action_space(episode, action)
     except ProjectError as error:
         return Fault(path, "wrong_action_space", str(error))
-    hole = _unwritten(path)
-    return episode if hole is None else Fault(path, "unwritten_data", hole)
+    try:
+        require_written(path)
+    except ProjectError as error:
+        return Fault(path, "unwritten_data", str(error))
+    return episode
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(16)
 
 
 def open_all(
@@ -67,84 +87,43 @@ def open_all(
     return [e for e in opened if isinstance(e, EpisodeFile)], [f for f in opened if isinstance(f, Fault)]
 
 
-def kind_of(path: Path, sentence: str) -> str:
-    """Under which code of `ADVICE` a refused file falls, from its content (the sentence only for the text)."""
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(len(_LFS_HEAD))
-    except OSError:
-        return "unreadable"
-    if not head:
-        return "empty_file"
-    if head == _LFS_HEAD:
-        return "lfs_pointer"
-    if not h5py.is_hdf5(path):
-        return "not_hdf5"
-    try:
-        with h5py.File(path, "r") as file:
-            kind = _kind_of_content(file)
-    except (OSError, RuntimeError, KeyError, ValueError):
-        return "truncated"
-    if kind is None and "instruction" in sentence:
-        return "missing_instruction"
-    return kind or "unusable"
-
-
-def _kind_of_content(file: h5py.File) -> str | None:
-    frames = next((file[key] for key in _FRAME_KEYS if isinstance(file.get(key), h5py.Dataset)), None)
-    actions = file.get("actions")
-    if frames is None or not isinstance(actions, h5py.Dataset):
-        return None
-    if frames.ndim == 4 and (frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape):
-        return "wrong_shape"
-    if actions.ndim != 2 or actions.dtype.kind != "f" or len(actions) != len(frames):
-        return "wrong_shape"
-    return "non_finite_actions" if not np.isfinite(actions[()]).all() else None
-
-
-def _unwritten(path: Path) -> str | None:
-    """A sentence if some dataset has places that were never written; HDF5 reads them as zeros without a word."""
-    holes: list[str] = []
-
-    def visit(name: str, node: h5py.Dataset | h5py.Group) -> None:
-        if not isinstance(node, h5py.Dataset) or not node.shape or 0 in node.shape:
-            return
-        if node.chunks is None:
-            if node.id.get_storage_size() == 0 and not node.external:
-                holes.append(f"{name} (nothing written)")
-            return
-        wanted = math.prod(-(-side // chunk) for side, chunk in zip(node.shape, node.chunks, strict=True))
-        stored = node.id.get_num_chunks()
-        if stored < wanted:
-            holes.append(f"{name} ({stored} of {wanted} chunks)")
-
-    with h5py.File(path, "r") as file:
-        file.visititems(visit)
-    return f"{path}: not everything was written: {', '.join(holes)}." if holes else None
-
-
 # ---------------------------------------------------------------- findings
 
 
 def unusable_files(facts: Facts) -> Iterator[Finding]:
     """Can every file be read, with frames, finite actions, a sentence, and the axes of data.action?"""
+    total = len({fault.path for fault in facts.faults} | {episode.path for episode in facts.episodes})
     for code, indices in by_value([fault.code for fault in facts.faults]).items():
         group = [facts.faults[index] for index in indices]
-        total = len({fault.path for fault in facts.faults} | {episode.path for episode in facts.episodes})
-        reason = group[0].sentence.rstrip(".")
+        reason, headline = group[0].sentence.rstrip("."), ""
         if len(group) > 1:
-            reason = f"{len(group)} of {total} files cannot be used, the first: {reason}"
-        yield Finding(code, ERROR, reason, ADVICE[code], tuple(fault.path for fault in group), spoils=True)
+            headline = f"{len(group)} of {total} files cannot be used"
+            reason = f"{headline}, the first: {reason}"
+        yield Finding(
+            code, ERROR, reason, ADVICE[code], tuple(fault.path for fault in group), spoils=True,
+            sentences=tuple(fault.sentence for fault in group), headline=headline,
+        )  # fmt: skip
 
 
 def double_ids(facts: Facts) -> Iterator[Finding]:
     """Does every episode have a name of its own?"""
-    for name, indices in by_value([episode.id for episode in facts.episodes]).items():
-        if len(indices) > 1:
-            yield Finding(
-                "double_id", ERROR, f"{len(indices)} files are all episode {name!r}",
-                "keep one of them, or give the others another id", facts.paths(indices[1:]), spoils=True,
-            )  # fmt: skip
+    double = {name: i for name, i in by_value([e.id for e in facts.episodes]).items() if len(i) > 1}
+    if not double:
+        return
+    extra = [(index, indices[0]) for indices in double.values() for index in indices[1:]]
+    name, indices = next(iter(double.items()))
+    headline = "" if len(double) == 1 else f"{len(double)} names are those of several episodes each"
+    reason = f"{len(indices)} files are all episode {name!r}"
+    yield Finding(
+        "double_id", ERROR, f"{headline}, the first: {reason}" if headline else reason,
+        "keep one of them, or give the others another id", facts.paths(index for index, _ in extra), spoils=True,
+        sentences=tuple(
+            f"{facts.episodes[i].path}: is episode {facts.episodes[i].id!r}, as {facts.episodes[first].path}; keep one "
+            "of them, or give one another id."
+            for i, first in extra
+        ),
+        headline=headline,
+    )  # fmt: skip
 
 
 def mixed_sizes(facts: Facts) -> Iterator[Finding]:
@@ -234,7 +213,12 @@ def frozen_camera(facts: Facts) -> Iterator[Finding]:
 
 def remarks(facts: Facts) -> Iterator[Finding]:
     """Does the reader of the files have something to say?"""
-    said = [(remark, i) for i, episode in enumerate(facts.episodes) for remark in episode.meta.remarks]
+    said = [
+        (remark, i)
+        for i, episode in enumerate(facts.episodes)
+        for remark in episode.meta.remarks
+        if remark != NO_STOP or facts.classes is None
+    ]
     for remark, positions in by_value([remark for remark, _ in said]).items():
         yield from some(
             facts, [said[position][1] for position in positions], "reader_remark", WARNING, f"have a remark: {remark}",
@@ -244,11 +228,12 @@ def remarks(facts: Facts) -> Iterator[Finding]:
 
 def assumed_meaning(facts: Facts) -> Iterator[Finding]:
     """Do the files say colour order and signs themselves, or are they assumed?"""
-    assumed = [i for i, episode in enumerate(facts.episodes) if not isinstance(episode.layout, OwnLayout)]
+    assumed = [i for i, episode in enumerate(facts.episodes) if episode.meta.assumed]
     if assumed:
         yield Finding(
             "confirm_meaning", NOTE,
-            f"{len(assumed)} files state neither colour order nor the sign of rotation; data.lab declares them",
+            f"{len(assumed)} files state neither colour order nor signs; declared is "
+            f"{', '.join(facts.episodes[assumed[0]].meta.assumed)}",
             "compare the pictures under “Please confirm” on the page with what you know of the place",
             facts.paths(assumed),
         )  # fmt: skip

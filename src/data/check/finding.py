@@ -34,6 +34,9 @@ class Finding:
         advice: what to do about it.
         files: every file it concerns; none means the whole data set.
         spoils: whether the files named cannot be trained on and can be left out one by one.
+        sentences: why each of `files`, in their order, where each has a reason of its own (key, found, expected, fix);
+            else none.
+        headline: `reason` without the example in it, for who lists the sentences; none where `reason` has no example.
     """
 
     code: str
@@ -42,13 +45,17 @@ class Finding:
     advice: str
     files: tuple[Path, ...] = ()
     spoils: bool = False
+    sentences: tuple[str, ...] = ()
+    headline: str = ""
 
     def __post_init__(self) -> None:
+        if self.sentences and len(self.sentences) != len(self.files):
+            raise ValueError(f"{self.code}: {len(self.sentences)} sentences for {len(self.files)} files")
         if self.severity not in SEVERITIES:
             raise ValueError(f"{self.code}: severity {self.severity!r} is none of {SEVERITIES}")
 
     def to_dict(self, root: Path) -> dict[str, Any]:
-        """Plain values; paths relative to `root`, all of them."""
+        """Plain values; paths relative to `root`, all of them. `each` has a sentence per file, where they differ."""
         return {
             "code": self.code,
             "severity": self.severity,
@@ -56,12 +63,31 @@ class Finding:
             "advice": self.advice,
             "file_count": len(self.files),
             "files": [relative(path, root) for path in self.files],
+            "each": [
+                {"file": relative(path, root), "sentence": sentence}
+                for path, sentence in zip(self.files, self.sentences, strict=bool(self.sentences))
+            ],
         }
+
+    def by_file(self) -> dict[Path, str]:
+        """File -> why it is named here: its own sentence, or the reason and the advice that hold for all of them."""
+        common = f"{self.reason}; {self.advice}."
+        return dict(zip(self.files, self.sentences or [common] * len(self.files), strict=True))
+
+    def lines(self, root: Path, most: int | None = None) -> list[str]:
+        """The first `most` sentences with paths relative to `root`, and how many more; none for a single file."""
+        if len(self.sentences) < 2:
+            return []
+        shown = [sentence.replace(f"{root}/", "") for sentence in self.sentences[:most]]
+        rest = len(self.sentences) - len(shown)
+        return [
+            *shown,
+            *([f"… and {rest} more files, all of them in check.json and check.html"] if rest else []),
+        ]
 
     def few_files(self, root: Path, most: int = FILES_SHOWN) -> str:
         """The first files and how many more there are, for a line of text."""
-        shown = ", ".join(relative(path, root) for path in self.files[:most])
-        return shown + (f" and {len(self.files) - most} more" if len(self.files) > most else "")
+        return few([relative(path, root) for path in self.files], most)
 
 
 @dataclass(frozen=True)
@@ -109,6 +135,9 @@ class Facts:
         episodes: those that can be read, sorted by path.
         faults: the files that cannot.
         samples: path -> decoded frames; empty in the quick check.
+        worded_by: path -> where the episode's sentences come from, "the episode file" or the YAML of a map; empty in
+            the quick check.
+        silent: the files that hold no sentence of their own, those among `faults` included.
         split: episode id -> "train", "val" or "test"; empty where no split is known.
         split_fault: why the stored split cannot be used, if so.
         allow_mixed_sizes: whether training would accept frames of several sizes.
@@ -119,6 +148,8 @@ class Facts:
     episodes: list[EpisodeFile]
     faults: list[Fault] = field(default_factory=list)
     samples: dict[Path, Sample] = field(default_factory=dict)
+    worded_by: dict[Path, str] = field(default_factory=dict)
+    silent: list[Path] = field(default_factory=list)
     split: dict[str, str] = field(default_factory=dict)
     split_fault: str | None = None
     allow_mixed_sizes: bool = False
@@ -200,6 +231,11 @@ def refuse(findings: Iterable[Finding], root: Path) -> None:
 def relative(path: Path, root: Path) -> str:
     """The path below `root` where it lies there, else all of it."""
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+
+def few(names: Sequence[str], most: int = FILES_SHOWN) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def percent(share: float) -> str:

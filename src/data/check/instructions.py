@@ -1,10 +1,10 @@
-"""Owns findings about instructions: missing, always the same, one phrasing only, giving the actions away.
+"""Owns findings about instructions: missing, always the same, one phrasing only, giving the actions away (motions.py).
 
 In: `Facts`, whose episodes have the sentences that data.instruction gives them. Out: findings. An instruction is
 missing where neither the file nor data.instruction has one; `with_sentences` sorts such episodes out.
 """
 
-import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
@@ -12,24 +12,13 @@ import numpy as np
 
 from src.core.errors import ProjectError
 from src.data.check.actions import FEW, clock_accuracy
-from src.data.check.finding import ERROR, NOTE, WARNING, Facts, Finding, by_value, percent
+from src.data.check.finding import ERROR, NOTE, WARNING, Facts, Finding, by_value, percent, some
+from src.data.check.motions import motion_by_motion
 from src.data.episode import EpisodeFile
 from src.data.instruction import InstructionSource
 
 READER_SHARE = 0.95
-_TERMS = 4
-_MOTIONS = {
-    "forward": "forward", "straight": "forward", "ahead": "forward", "전진": "forward", "직진": "forward",
-    "backward": "backward", "back": "backward", "후진": "backward",
-    "left": "left", "왼쪽": "left", "좌회전": "left", "right": "right", "오른쪽": "right", "우회전": "right",
-    "stop": "stop", "정지": "stop", "turn": "turn", "rotate": "turn", "회전": "turn",
-}  # fmt: skip
-_WORD = re.compile(r"[^\W\d_]+")
-_KEYS = re.compile(r"(?:(?<=\s)|(?<=^)|(?<=[,>\-\[(]))[wasdqezcrt](?=[\s,>\-\])]|$)", re.IGNORECASE)
-_NUMBERS = re.compile(
-    r"\b(?:linear_[xy]|angular_z|v[xy]|wz)\b|\b\d+\s*(?:steps?|times)\b|\b\d+(?:\.\d+)?\s*(?:m/s|rad/s|deg|degrees)\b",
-    re.IGNORECASE,
-)
+FILE = "the episode file"
 
 
 def with_sentences(
@@ -42,18 +31,20 @@ def with_sentences(
         try:
             source.wordings(episode)
         except ProjectError as error:
-            silent.append((episode, str(error).rstrip(".")))
+            silent.append((episode, str(error)))
         else:
             kept.append(episode)
     if not silent:
         return kept, []
-    reason = silent[0][1]
+    reason, headline = silent[0][1].rstrip("."), ""
     if len(silent) > 1:
-        reason = f"{len(silent)} of {len(episodes)} files have no instruction, the first: {reason}"
+        headline = f"{len(silent)} of {len(episodes)} files have no instruction"
+        reason = f"{headline}, the first: {reason}"
     finding = Finding(
         "missing_instruction", ERROR, reason,
         "or write it into the files, choose another map (data/instruction), or move them away",
         tuple(episode.path for episode, _ in silent), spoils=True,
+        sentences=tuple(sentence for _, sentence in silent), headline=headline,
     )  # fmt: skip
     return kept, [finding]
 
@@ -74,6 +65,36 @@ def meanings(facts: Facts) -> tuple[int, ...]:
         for text in episode.instructions:
             parent[root(index)] = root(first.setdefault(text, index))
     return tuple(root(index) for index in range(len(facts.episodes)))
+
+
+def sentence_sources(facts: Facts) -> Iterator[Finding]:
+    """Does each file hold its own sentence, and is that the one used?"""
+    found = [facts.worded_by.get(episode.path) for episode in facts.episodes]
+    silent = set(facts.silent)
+    filled = [i for i, e in enumerate(facts.episodes) if e.path in silent and found[i] is not None]
+    yield from some(
+        facts, filled, "no_own_sentence", NOTE,
+        f"hold no sentence; they get that of their scenario in {_names(found, filled)}",
+        "fine where the scenario says all that was asked; else write each file's own sentence into it",
+    )  # fmt: skip
+    unused = [
+        i for i, e in enumerate(facts.episodes)
+        if e.path not in silent and found[i] not in (None, FILE)
+    ]  # fmt: skip
+    yield from some(
+        facts, unused, "own_sentence_unused", NOTE,
+        f"hold a sentence of their own that is not used; {_names(found, unused)} replaces it",
+        "data.instruction.prefer_file=true takes the file's own sentence",
+    )  # fmt: skip
+
+
+def _names(found: Sequence[str | None], indices: Sequence[int]) -> str:
+    return " and ".join(name for name, _ in Counter(str(found[i]) for i in indices).most_common())
+
+
+def source_of(episode: EpisodeFile, source: InstructionSource) -> str:
+    """Where the sentences of an episode, as it was opened, come from: `FILE`, or the YAML of the map."""
+    return FILE if source.from_file(episode) else source.name
 
 
 def constant_instruction(facts: Facts) -> Iterator[Finding]:
@@ -100,46 +121,27 @@ def one_phrasing(facts: Facts) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def motions(text: str) -> list[str]:
-    """The directions that a sentence names, in order: ["forward", "left", "stop"]."""
-    return [_MOTIONS[word] for word in _WORD.findall(text.lower()) if word in _MOTIONS]
-
-
-def motion_by_motion(text: str, driven: Sequence[str]) -> bool:
-    """Whether a sentence spells out the drive instead of naming a goal.
-
-    It does if it lists keys or axes with figures, names four or more directions, or names two or more that are
-    exactly the drive's own, in order.
-
-    Args:
-        driven: the classes of the drive, repetitions removed, e.g. ["forward", "forward_left", "stop"].
-    """
-    if len(_KEYS.findall(text)) >= 3 or _NUMBERS.search(text):
-        return True
-    named = motions(text)
-    own = [part for name in driven for part in name.replace("rotate", "turn").split("_")]
-    return len(named) >= _TERMS or (len(named) >= 2 and named == own)
-
-
 def leaking_words(facts: Facts) -> Iterator[Finding]:
     """Do instructions name a goal, not the single motions?"""
     names = facts.space.class_names
     drives = (
         facts.rows(facts.classes) if facts.classes is not None else [np.zeros(0, int)] * len(facts.episodes)
     )
-    bad = []
+    bad: dict[int, str] = {}
     for i, (episode, labels) in enumerate(zip(facts.episodes, drives, strict=True)):
         runs = labels[np.flatnonzero(np.diff(labels, prepend=-1))] if len(labels) else labels
         driven = [names[int(label)] for label in runs]
-        if any(motion_by_motion(text, driven) for text in episode.instructions):
-            bad.append(i)
+        leak = next((t for t in episode.instructions if motion_by_motion(t, driven, names)), None)
+        if leak is not None:
+            bad[i] = leak
     if bad:
-        text = next(t for t in facts.episodes[bad[0]].instructions)
+        text = next(iter(bad.values()))
         yield Finding(
             "instruction_spells_actions", WARNING,
             f"the instructions of {len(bad)} of {len(facts.episodes)} episodes spell out the motions, e.g. {text!r}",
             "say where to go, not which motions to make; otherwise a policy reads the answer and need not look",
             facts.paths(bad),
+            sentences=tuple(f"{facts.episodes[i].path}: says {leak!r}." for i, leak in bad.items()),
         )  # fmt: skip
 
 

@@ -1,11 +1,13 @@
 """Owns findings about the split: does training see what validation and test are to judge?
 
 In: `Facts` with a split. Out: findings. The split is the one the config would use: the stored file if there is one,
-else what would be made now (nothing is written into the data folder).
+else what would be made now. Nothing is written into the data folder, not even fresh time stamps into the stored file.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,8 @@ from src.data.check.files import duplicates
 from src.data.check.finding import ERROR, NOTE, WARNING, Facts, Finding, Sample, by_value
 from src.data.episode import EpisodeFile
 from src.data.groups import group_episodes
-from src.data.split import SplitMethod, load_or_make_split
+from src.data.manifest import read_manifest
+from src.data.split import SplitMethod
 
 NEAR = 1.5
 """Mean difference of two 16x16 first frames, in grey levels of 255, below which they show the same layout: sensor
@@ -28,17 +31,18 @@ def planned_split(
     rule: SplitMethod,
     root: Path,
     samples: Mapping[Path, Sample] | None = None,
+    left_out: Collection[Path] = (),
 ) -> tuple[dict[str, str], str | None]:
     """Episode id -> split name as a training would use it, and why the stored split cannot be used, if so.
 
     Where there is none, or it does not fit, the answer is the split that would be made now. First frames that are
-    known from `samples` are not decoded again (0.08 s each at 720p).
+    known from `samples` are not decoded again (0.08 s each at 720p). `left_out` are the files that training would go
+    without (data.on_bad_files=skip).
     """
     trouble = None
     if rule.file(root).exists():
         try:
-            members = load_or_make_split(episodes, rule, root).members
-            return {episode: name for name, ids in members.items() for episode in ids}, None
+            return _stored(episodes, rule, root, left_out), None
         except ProjectError as error:
             trouble = str(error)
     try:
@@ -48,6 +52,35 @@ def planned_split(
         return {episode: rule.role(part) for episode, part in parts.items()}, trouble
     except ProjectError as error:
         return {}, trouble or str(error)
+
+
+def _stored(
+    episodes: Sequence[EpisodeFile], rule: SplitMethod, root: Path, left_out: Collection[Path]
+) -> dict[str, str]:
+    """Episode id -> split of the stored file, as src/data/split.py has it; a ProjectError if it cannot be used.
+
+    A copy is read: reading notes new time stamps of unchanged episodes in the file that it reads.
+    """
+    path = rule.file(root)
+    with tempfile.TemporaryDirectory() as folder:
+        twin = Path(folder) / path.name
+        try:
+            shutil.copyfile(path, twin)
+            parts = read_manifest(twin, root, episodes, rule, left_out).parts
+        except OSError as error:
+            raise ProjectError(
+                f"{path} cannot be read ({error.strerror}); change its permissions."
+            ) from error
+        except ProjectError as error:
+            raise ProjectError(str(error).replace(str(twin), str(path))) from error
+    split = {episode: rule.role(part) for episode, part in parts.items()}
+    wanted = {name for episode in episodes for name in rule.expected(episode.scenario)}
+    if wanted - set(split.values()):
+        raise ProjectError(
+            f"{path}: no episode that can be used is in {' and '.join(sorted(wanted - set(split.values())))}; restore "
+            "the episodes, or delete the file to split anew."
+        )
+    return split
 
 
 class _Known(EpisodeFile):

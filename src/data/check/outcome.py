@@ -24,7 +24,8 @@ class Outcome:
         stages: stage -> seconds of wall clock, in the order in which they ran. Starting Python is not in them.
         split_rule: the split in words.
         out: folder of check.html, check.json and dataset_card.md.
-        frames, sampled: the options that bound how much is decoded.
+        frames, sampled: the options that bound how much is decoded; frames may be "auto" or "all".
+        whole_seconds: about how long decoding every frame takes here.
         pair_frames: frames decoded besides the samples, for the page's pairs of pictures.
         questions: every question asked, with its findings.
     """
@@ -35,8 +36,9 @@ class Outcome:
     stages: dict[str, float]
     split_rule: str
     out: Path
-    frames: int
+    frames: int | str
     sampled: int | None
+    whole_seconds: float = 0.0
     pair_frames: int = 0
     questions: list[tuple[str, list[Finding]]] = field(default_factory=list)
 
@@ -61,19 +63,26 @@ class Outcome:
         return sum(len(sample.steps) for sample in self.facts.samples.values())
 
     @property
+    def frames_unseen(self) -> int:
+        """Frames of readable episodes that were not decoded."""
+        return int(self.facts.lengths.sum()) - self.frames_decoded
+
+    @property
     def decoded(self) -> str:
-        """How much of the pictures was looked at, and why not more, as a sentence or two."""
+        """How much of the pictures was looked at, and how all of them can be, as a sentence or two."""
+        total = int(self.facts.lengths.sum())
+        pairs = f"; {self.pair_frames} were read again for pairs of pictures" if self.pair_frames else ""
+        if not self.frames_unseen:
+            return f"All {total} frames were decoded{pairs}."
         steps = Counter(len(sample.steps) for sample in self.facts.samples.values())
-        shown = [f"{n} each of {count} episodes" for n, count in sorted(steps.items(), reverse=True)]
-        total, sampled = int(self.facts.lengths.sum()), "null" if self.sampled is None else self.sampled
-        said = f"{self.frames_decoded} of {total} frames were decoded ({', '.join(shown) or 'none'})"
-        if self.frames_decoded < total:
-            said += f", as frames={self.frames} and sampled={sampled} bound it: decoding is what takes time"
-        if self.pair_frames:
-            said += f"; {self.pair_frames} were read for pairs of pictures"
-        if self.frames_decoded < total:
-            said += ". Damage in the others is not seen here"
-        return f"{said}."
+        shown = ", ".join(f"{n} each of {count} episodes" for n, count in sorted(steps.items(), reverse=True))
+        sampled = "null" if self.sampled is None else self.sampled
+        long = self.whole_seconds
+        return (
+            f"{self.frames_decoded} of {total} frames were decoded ({shown}; frames={self.frames}, "
+            f"sampled={sampled}){pairs}. Damage in the other {self.frames_unseen} is not seen here: frames=all "
+            f"decodes them, too, in about {f'{long / 60:.0f} minutes' if long > 90 else f'{max(1, long):.0f} s'}."
+        )
 
     def counts(self) -> dict[str, int]:
         """Severity -> number of findings."""

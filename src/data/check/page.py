@@ -12,12 +12,15 @@ import numpy as np
 from PIL import Image
 
 from src.data.check.confounding import measure
+from src.data.check.contents import contents
 from src.data.check.drawing import bars, trajectories
-from src.data.check.finding import NOTE, SEVERITIES, Finding, percent
+from src.data.check.finding import FILES_SHOWN, NOTE, SEVERITIES, Finding, percent, relative
 from src.data.check.outcome import Outcome
 from src.data.check.style import STYLE
 from src.data.check.views import Pair, Scene, Views
 
+LISTED = 10
+"""So many files of one kind are listed with their sentences in the open; more unfold at a click."""
 _SIGN = {"error": "✕", "warning": "!", "note": "i"}
 MEANING = {
     "linear_y": ("sideways", "to the left, so things in view should move to the right"),
@@ -31,7 +34,7 @@ def page(outcome: Outcome, shown: Views) -> str:
     root = outcome.facts.root
     body = [
         f"<header><h1>Data check</h1><p class=root>{text(root.name)}</p>{_verdict(outcome)}</header>",
-        _section("Figures", _figures(outcome)),
+        _section("What is in it", _contents(outcome)),
         _section("Findings", _findings(outcome)),
     ]
     if outcome.facts.episodes:
@@ -88,28 +91,13 @@ def _verdict(outcome: Outcome) -> str:
     return f'<p class="verdict {worst}"><b>{words}</b></p><p>{shown}</p>'
 
 
-def _figures(outcome: Outcome) -> str:
-    facts, f = outcome.facts, outcome.figures
-    lengths = facts.lengths
-    sizes = sorted({f"{e.frame_shape[1]}×{e.frame_shape[0]}" for e in facts.episodes})
-    total = len(facts.faults) + len(facts.episodes)
-    cells = [
-        ("files", f"{total} ({len(facts.faults)} unusable)"),
-        ("frames", f"{f['frames']}"),
-        ("driven", f"{f['seconds_driven'] / 60:.1f} min"),
-        ("steps per episode", f"{lengths.min()}–{lengths.max()}" if len(lengths) else "–"),
-        ("frame size", ", ".join(sizes[:3]) or "–"),
-        ("scenarios", f"{len(f['scenarios'])}"),
-        ("groups", f"{f['groups']}"),
-        ("sentences", f"{f['instructions']}"),
-        ("split", ", ".join(f"{name} {n}" for name, n in sorted(f["splits"].items())) or "–"),
-    ]
-    tiles = "".join(f"<div class=tile><span>{text(k)}</span><b>{text(v)}</b></div>" for k, v in cells)
-    sampled = (
-        f"Metadata, actions and sentences of every file were read; {outcome.decoded} "
-        f"It took {outcome.seconds:.1f} s: {outcome.times}"
+def _contents(outcome: Outcome) -> str:
+    rows = "".join(f"<dt>{text(name)}</dt><dd>{text(words)}</dd>" for name, words in contents(outcome))
+    read = (
+        f"Metadata, actions and sentences of every file were read. {outcome.decoded} It took {outcome.seconds:.1f} s: "
+        f"{outcome.times} Split: {outcome.split_rule}."
     )
-    return f"<div class=tiles>{tiles}</div><p class=small>{text(sampled)}</p>"
+    return f"<dl>{rows}</dl><p class=small>{text(read)}</p>"
 
 
 def _findings(outcome: Outcome) -> str:
@@ -119,15 +107,24 @@ def _findings(outcome: Outcome) -> str:
 
 
 def _card(finding: Finding, outcome: Outcome) -> str:
-    files = ""
-    if finding.files:
-        n = len(finding.files)
-        shown = text(finding.few_files(outcome.facts.root))
+    root = outcome.facts.root
+    said = finding.lines(root)
+    files, n = "", len(finding.files)
+    if said:  # closed where it would push the rest of the page away
+        items = "".join(f"<li>{text(line)}</li>" for line in said)
+        state = " open" if n <= LISTED else ""
+        files = f"<details{state}><summary>each of {n} files</summary><ul>{items}</ul></details>"
+    elif n > FILES_SHOWN:
+        items = "".join(f"<li><code>{text(relative(path, root))}</code></li>" for path in finding.files)
+        files = f"<details><summary>{n} files</summary><ul>{items}</ul></details>"
+    elif n and not finding.sentences:  # the reason of a single file names it
+        shown = text(finding.few_files(root))
         files = f"<p class=small>{n} file{'s' * (n != 1)}: <code>{shown}</code></p>"
+    reason = (finding.headline if said else "") or finding.reason
     return (
         f'<article class="{finding.severity}"><h3><span class="tag {finding.severity}">'
         f"{_SIGN[finding.severity]} {finding.severity}</span> {text(finding.code)}</h3>"
-        f"<p>{text(finding.reason)}.</p><p><b>Do:</b> {text(finding.advice)}.</p>{files}</article>"
+        f"<p>{text(reason.replace(f'{root}/', ''))}.</p><p><b>Do:</b> {text(finding.advice)}.</p>{files}</article>"
     )
 
 

@@ -26,6 +26,7 @@ from rich.text import Text
 from src.core.errors import ProjectError
 from src.core.files import atomic_write_json, atomic_write_text
 from src.data.check import actions, confounding, files, instructions, leakage
+from src.data.check.contents import contents
 from src.data.check.finding import (
     SEVERITIES,
     Checker,
@@ -34,15 +35,19 @@ from src.data.check.finding import (
     question,
     run_checkers,
 )  # fmt: skip
-from src.data.check.look import look_at_all
+from src.data.check.look import SECONDS, look_at_all, look_whole, seconds_to_decode, unfinished
 from src.data.check.outcome import Outcome
 from src.data.check.quick import ACTION_CHECKS, FILE_CHECKS, SPLIT_CHECKS
 from src.data.datamodule import EpisodeDataModule
 from src.data.scan import find_episodes
 
-SCHEMA = "mobile-vla-check/1"
+SCHEMA = "mobile-vla-check/2"
+AUTO, EVERY = "auto", "all"
+FEW_FRAMES = 2
+"""Decoded of an episode where a folder is too large to decode all of it: the first and the last."""
 PICTURE_CHECKS: tuple[Checker, ...] = (files.blank_frames, files.frozen_camera, files.assumed_meaning)
 WORD_CHECKS: tuple[Checker, ...] = (
+    instructions.sentence_sources,
     instructions.constant_instruction,
     instructions.one_phrasing,
     instructions.leaking_words,
@@ -58,7 +63,7 @@ ALL = (*FILE_CHECKS, *PICTURE_CHECKS, *ACTION_CHECKS, *WORD_CHECKS, *SPLIT_CHECK
 def check(
     data: EpisodeDataModule,
     out: str | None = None,
-    frames: int = 2,
+    frames: int | str = "auto",
     sampled: int | None = 250,
     workers: int = 0,
     progress: bool = True,
@@ -68,8 +73,10 @@ def check(
     Args:
         data: as for a training; its root, action, lab, instruction, split and allow_mixed_sizes are used.
         out: folder for the three files; None takes <data.root>/check.
-        frames: decoded of an episode, evenly spread; 1 sees the first frame only.
-        sampled: of so many episodes `frames` are decoded, of all others the first frame only; None: of all.
+        frames: decoded of an episode, evenly spread; 1 sees the first frame only. "all": every frame of every episode.
+            "auto": every frame if that takes about 20 s or less, else 2.
+        sampled: of so many episodes `frames` are decoded, of all others the first frame only; None: of all. Nothing
+            where all frames are decoded.
         workers: processes that read; 0 takes one per core.
         progress: show a progress bar on a terminal.
 
@@ -80,8 +87,10 @@ def check(
     from src.data.check.page import page
     from src.data.check.views import views
 
-    if frames < 1:
-        raise ProjectError(f"frames is {frames}; expected 1 or more frames to decode of every episode.")
+    if frames not in (AUTO, EVERY) and not (isinstance(frames, int) and frames >= 1):
+        raise ProjectError(
+            f"frames is {frames}; expected 1 or more frames to decode of every episode, or {AUTO} or {EVERY}."
+        )
     if sampled is not None and sampled < 0:
         raise ProjectError(f"sampled is {sampled}; expected 0 or more episodes, or null for all of them.")
     if workers < 0:
@@ -107,6 +116,9 @@ def check(
         out=Path(out) if out is not None else data.root / "check",
         frames=frames,
         sampled=sampled,
+        whole_seconds=seconds_to_decode(
+            list(zip(facts.episodes, facts.samples.values(), strict=True)), workers
+        ),
         pair_frames=2 * len(shown.pairs),
         questions=asked,
     )
@@ -129,28 +141,40 @@ class _Clock:
         self.stages[name], self._begun = now - self._begun, now
 
 
-def read(data: EpisodeDataModule, frames: int, sampled: int | None, workers: int, progress: bool) -> Facts:
-    """Look at every file of the data module's folder, with the sentences that its config gives. No split yet."""
+def read(
+    data: EpisodeDataModule, frames: int | str, sampled: int | None, workers: int, progress: bool
+) -> Facts:
+    """Look at every file of the data module's folder, with the sentences that its config gives. No split yet.
+
+    All files are opened and sampled first; with `frames` "auto" their sizes decide whether all is decoded.
+    """
     paths = find_episodes(data.root)
     console = Console(stderr=True)
     columns = (
-        TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TextColumn("files"), _Speed(), TimeRemainingColumn(),
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("files"), _Speed(),
+        TimeRemainingColumn(),
     )  # fmt: skip
     hidden = not (progress and console.is_terminal)
     with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
         line = bar.add_task("reading", total=len(paths))
-        looked = look_at_all(
-            paths, data.action_space, data.lab, frames, workers, lambda: bar.advance(line), sampled
-        )
+        how = data.action_space, data.lab
+        number = {EVERY: 1, AUTO: FEW_FRAMES}.get(str(frames), frames)
+        looked = look_at_all(paths, *how, int(number), workers, lambda: bar.advance(line), sampled)
+        if frames == EVERY or (frames == AUTO and seconds_to_decode(looked, workers) <= SECONDS):
+            bar.reset(line, description="decoding", total=len(unfinished(looked)))
+            looked = look_whole(looked, *how, workers, lambda: bar.advance(line))
     facts = Facts(data.root, data.action_space, [], allow_mixed_sizes=data.allow_mixed_sizes)
     for found in looked:
         if isinstance(found, Fault):
             facts.faults.append(found)
             continue
         episode, sample = found
+        if not episode.instructions:
+            facts.silent.append(episode.path)
         try:
             facts.episodes.append(episode.retold(tuple(data.instruction.wordings(episode))))
             facts.samples[episode.path] = sample
+            facts.worded_by[episode.path] = instructions.source_of(episode, data.instruction)
         except ProjectError as error:
             facts.faults.append(Fault(episode.path, "missing_instruction", str(error)))
     return facts
@@ -170,8 +194,9 @@ def plan_split(facts: Facts, data: EpisodeDataModule) -> None:
         # of a double id, the first file
         unique = list({episode.id: episode for episode in reversed(facts.episodes)}.values())
         facts.split, facts.split_fault = leakage.planned_split(
-            unique, data.split_rule, data.root, facts.samples
-        )
+            unique, data.split_rule, data.root, facts.samples,
+            [fault.path for fault in facts.faults] if data.on_bad_files == "skip" else (),
+        )  # fmt: skip
 
 
 def figures(facts: Facts) -> dict[str, Any]:
@@ -186,6 +211,10 @@ def figures(facts: Facts) -> dict[str, Any]:
         "seconds_driven": float(sum(e.length * e.control_period for e in facts.episodes)),
         "scenarios": dict(Counter(e.scenario for e in facts.episodes)),
         "groups": len({e.group for e in facts.episodes}),
+        "files_without_sentence": len(facts.silent),
+        "worded_by": dict(Counter(facts.worded_by.values())),
+        "layouts": dict(Counter(e.layout.name for e in facts.episodes)),
+        "frame_sizes": dict(Counter(f"{e.frame_shape[1]}x{e.frame_shape[0]}" for e in facts.episodes)),
         "instructions": len({text for e in facts.episodes for text in e.instructions}),
         "splits": dict(Counter(facts.split.values())),
         "class_shares": actions.class_shares(facts),
@@ -219,11 +248,13 @@ def to_dict(outcome: Outcome) -> dict[str, Any]:
         "root": str(facts.root),
         "files": len(facts.episodes) + len(facts.faults),
         "frames_decoded": outcome.frames_decoded,
+        "frames_not_decoded": outcome.frames_unseen,
         "frames_decoded_for_pairs": outcome.pair_frames,
         "seconds": round(outcome.seconds, 2),
         "seconds_by_stage": {name: round(seconds, 2) for name, seconds in outcome.stages.items()},
         "counts": outcome.counts(),
         "split": outcome.split_rule,
+        "contents": dict(contents(outcome)),
         "findings": [finding.to_dict(facts.root) for finding in outcome.findings],
         "asked": [
             {"question": text, "findings": [f.code for f in found]} for text, found in outcome.questions

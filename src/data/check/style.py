@@ -17,9 +17,12 @@ code{font-size:.85em;overflow-wrap:anywhere}
 .verdict.note,article.note{border-color:var(--note)}
 .tag{display:inline-block;padding:0 .5em;border:1px solid;border-radius:1em;font-size:.8rem;white-space:nowrap}
 .tag.error{color:var(--error)}.tag.warning{color:var(--warning)}.tag.note{color:var(--note)}
-.tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(9rem,1fr));gap:.5rem}
-.tile{background:var(--card);border:1px solid var(--line);border-radius:.4rem;padding:.4rem .6rem}
-.tile span{display:block;color:var(--soft);font-size:.8rem}
+dl{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:.2rem 1rem;margin:0;padding:.6rem .8rem;
+background:var(--card);border:1px solid var(--line);border-radius:.4rem}
+dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
+@media(max-width:40rem){dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:.4rem}}
+details{font-size:.875rem}summary{cursor:pointer;color:var(--soft)}ul{margin:.3rem 0;padding-left:1.2rem}
+li{overflow-wrap:anywhere;margin:.2rem 0}
 article{background:var(--card);border:1px solid var(--line);border-radius:.4rem;padding:.5rem .8rem;margin:.6rem 0;
 overflow-wrap:anywhere}
 article.error,article.warning,article.note{border-left-width:4px}

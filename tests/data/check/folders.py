@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from src.data.actions import ActionSpace
 from src.data.check.finding import Checker, Facts, Fault, Finding
 from src.data.check.look import look
 from src.data.episode import Episode, write_episode
+from src.data.instruction import FromFile
+from src.data.split import SplitRule
 from tests.data.builders import NAMES, SPACE, make_episode
 
 STOP = (0.0, 0.0, 0.0)
@@ -67,3 +70,12 @@ def scene(steps: int) -> np.ndarray:
     base = np.stack([x / 8 + 40, y / 5 + 30, (x // 160 + y // 120) % 2 * 90 + 60], axis=-1)
     frames = [np.roll(base, 12 * t, axis=1) + rng.normal(0, 2, base.shape) for t in range(steps)]
     return np.stack([np.clip(frame, 0, 255).astype(np.uint8) for frame in frames])
+
+
+def data_of(root: Path, **changes: Any) -> Any:
+    """What the check asks of a data module, without importing Lightning's."""
+    fields = {
+        "root": root, "action_space": SPACE, "lab": None, "instruction": FromFile(), "split_rule": SplitRule(),
+        "allow_mixed_sizes": False, "on_bad_files": "error",
+    }  # fmt: skip
+    return SimpleNamespace(**{**fields, **changes})

@@ -61,6 +61,16 @@ def test_the_same_drive_again_and_again(tmp_path: Path) -> None:
     assert not ask(rules.identical_sequences, _facts(tmp_path / "varied", *varied))
 
 
+def test_the_same_drive_in_several_scenarios_is_one_finding(tmp_path: Path) -> None:
+    made = []
+    for scenario, rows in (("a", [AHEAD, LEFT, STOP]), ("b", [LEFT, AHEAD, STOP])):
+        made += [drive(f"{scenario}{i}", 3, scenario=scenario, actions=actions(*rows)) for i in range(5)]
+    made += [drive(f"c{i}", 3, scenario="c") for i in range(5)]
+    (found,) = rules.identical_sequences(gather(tmp_path, made))
+    assert "in 2 of 3 scenarios" in found.reason and len(found.files) == 10
+    assert "5 of 5 episodes of 'a' (100.0 %), 5 of 5 episodes of 'b'" in found.reason
+
+
 def test_a_clock_that_scores_is_a_warning(tmp_path: Path) -> None:
     facts = _facts(tmp_path, *[[AHEAD, LEFT, TURN, STOP]] * 8)
     assert rules.clock_accuracy(facts) == 1.0

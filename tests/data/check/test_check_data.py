@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -29,21 +28,11 @@ from src.data.check.runner import ALL, SCHEMA, check
 from src.data.check.screen import show
 from src.data.episode import EpisodeFile, write_episode
 from src.data.instruction import FromFile
-from src.data.split import SplitRule
-from tests.data.builders import SPACE, write_lab_file
-from tests.data.check.folders import drive, scene, sound
+from tests.data.builders import write_lab_file
+from tests.data.check.folders import data_of, drive, scene, sound
 
 ROOT = Path(__file__).resolve().parents[3]
 VOID = {"meta", "img", "line", "polyline", "circle", "br"}
-
-
-def _data(root: Path, **changes: Any) -> Any:
-    """What the check asks of a data module, without importing Lightning's."""
-    fields = {
-        "root": root, "action_space": SPACE, "lab": None, "instruction": FromFile(), "split_rule": SplitRule(),
-        "allow_mixed_sizes": False,
-    }  # fmt: skip
-    return SimpleNamespace(**{**fields, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +43,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
         write_episode(root / f"{episode.id}.h5", episode)
     (root / "bad.h5").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     (root / "<i>empty.h5").write_bytes(b"")
-    return check(_data(root), workers=1, progress=False)
+    return check(data_of(root), workers=1, progress=False)
 
 
 class _Page(HTMLParser):
@@ -155,7 +144,7 @@ def test_how_many_frames_are_decoded_is_bounded_counted_and_said(
         return frames
 
     monkeypatch.setattr(EpisodeFile, "frames", counted)
-    found = check(_data(tmp_path), frames=3, sampled=4, workers=1, progress=False)
+    found = check(data_of(tmp_path), frames=3, sampled=4, workers=1, progress=False)
     pairs = found.pair_frames
     assert 0 < pairs <= 4  # one pair for each of two axes at most
     assert found.frames_decoded == 4 * 3 + 6 * 1
@@ -163,27 +152,29 @@ def test_how_many_frames_are_decoded_is_bounded_counted_and_said(
     assert max(read.values()) <= 3 + pairs
     total = sum(6 + i % 4 for i in range(10))
     words = (
-        f"{found.frames_decoded} of {total} frames were decoded (3 each of 4 episodes, 1 each of 6 episodes)"
+        f"18 of {total} frames were decoded (3 each of 4 episodes, 1 each of 6 episodes; frames=3, sampled=4)"
     )
     stream = io.StringIO()
     show(found, Console(file=stream, width=1000))
     report = json.loads((found.out / "check.json").read_text(encoding="utf-8"))
     assert (report["frames_decoded"], report["frames_decoded_for_pairs"]) == (18, pairs)
+    assert report["frames_not_decoded"] == total - 18
     for said in (
         stream.getvalue(),
         html.unescape((found.out / "check.html").read_text(encoding="utf-8")),
         (found.out / "dataset_card.md").read_text(encoding="utf-8"),
     ):
-        assert words in said and "frames=3 and sampled=4" in said and "Damage in the others" in said
-        assert f"; {pairs} were read for pairs of pictures" in said
+        assert (
+            words in said and f"Damage in the other {total - 18} is not seen here: frames=all decodes" in said
+        )
+        assert f"; {pairs} were read again for pairs of pictures" in said
 
 
 def test_where_everything_is_decoded_nothing_is_said_to_be_unseen(tmp_path: Path) -> None:
     write_episode(tmp_path / "one.h5", drive("one", 4))
-    found = check(_data(tmp_path), frames=9, workers=1, progress=False)
-    assert (
-        "4 of 4 frames" in found.decoded and "not seen" not in found.decoded and "bound" not in found.decoded
-    )
+    found = check(data_of(tmp_path), frames=9, workers=1, progress=False)
+    assert found.decoded.startswith("All 4 frames were decoded") and "not seen" not in found.decoded
+    assert found.frames_unseen == 0
 
 
 def test_the_stages_add_up_to_the_seconds(outcome: Outcome) -> None:
@@ -195,12 +186,12 @@ def test_the_stages_add_up_to_the_seconds(outcome: Outcome) -> None:
     assert list(report["seconds_by_stage"]) == list(outcome.stages)
     stream = io.StringIO()
     show(outcome, Console(file=stream, width=1000))
-    assert f"Where the time went: reading {outcome.stages['reading']:.1f} s, split" in stream.getvalue()
+    assert f"s: reading {outcome.stages['reading']:.1f} s, split" in stream.getvalue()
 
 
 def test_a_folder_of_bad_files_alone_still_gives_a_page(tmp_path: Path) -> None:
     (tmp_path / "a.h5").write_bytes(b"")
-    found = check(_data(tmp_path), workers=1, progress=False)
+    found = check(data_of(tmp_path), workers=1, progress=False)
     assert [f.code for f in found.findings] == ["empty_file"] and (tmp_path / "check" / "check.html").exists()
 
 
@@ -213,16 +204,18 @@ def test_a_sentence_that_the_config_cannot_give_is_a_fault_of_that_file(tmp_path
 
     for episode in sound(3):
         write_episode(tmp_path / f"{episode.id}.h5", episode)
-    found = check(_data(tmp_path, instruction=Picky()), workers=1, progress=False)
+    found = check(data_of(tmp_path, instruction=Picky()), workers=1, progress=False)
     assert [f.path.name for f in found.facts.faults] == ["e001.h5"] and len(found.facts.episodes) == 2
 
 
 def test_wrong_options_and_folders_say_so(tmp_path: Path) -> None:
-    for key, value in (("frames", 0), ("workers", -1)):
+    wrong: list[dict[str, Any]] = [{"frames": 0}, {"frames": "most"}, {"sampled": -1}, {"workers": -1}]
+    for options in wrong:
+        ((key, value),) = options.items()
         with pytest.raises(ProjectError, match=f"{key} is {value}"):
-            check(_data(tmp_path), **{key: value})
+            check(data_of(tmp_path), **options)
     with pytest.raises(ProjectError, match="holds no episode"):
-        check(_data(tmp_path))
+        check(data_of(tmp_path))
 
 
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -299,7 +292,7 @@ def test_500_files_of_18_frames_at_720p_fit_into_a_minute_of_two_cores(
     plain = _plain_seconds(first)
     costs = {
         count: _cpu_seconds(
-            f"data.root={folder}", f"out={tmp_path / 'out'}", f"sampled={count // 2}", "workers=2"
+            f"data.root={folder}", f"out={tmp_path / 'out'}", f"sampled={count // 2}", "workers=2", "frames=2"
         )
         for count, folder in folders.items()
     }

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -10,7 +11,9 @@ import pytest
 
 from src.core.errors import ProjectError
 from src.data.check import files, look
+from src.data.check.actions import missing_stop
 from src.data.check.finding import ERROR, Facts, Fault, Finding, refuse
+from src.data.check.kinds import kind_of
 from src.data.check.look import look_at_all, sample_steps
 from src.data.check.quick import FILE_CHECKS, quick_check, usable
 from src.data.episode import write_episode
@@ -39,7 +42,15 @@ def _rewrite(path: Path, key: str, value: np.ndarray | None) -> None:
 
 @pytest.mark.parametrize(
     "code",
-    ["lfs_pointer", "empty_file", "not_hdf5", "truncated", "non_finite_actions", "wrong_shape", "unusable"],
+    [
+        "lfs_pointer",
+        "empty_file",
+        "not_hdf5",
+        "truncated",
+        "non_finite_actions",
+        "wrong_shape",
+        "missing_data",
+    ],
 )
 def test_each_kind_of_bad_file_is_named_and_the_others_are_read(tmp_path: Path, code: str) -> None:
     make_folder(tmp_path, [5, 5, 5])
@@ -83,7 +94,7 @@ def test_kinds_of_bad_jpeg_files_are_named_as_well(tmp_path: Path) -> None:
 def test_a_file_without_permission(tmp_path: Path) -> None:
     make_folder(tmp_path, [5])
     (tmp_path / "e000.h5").chmod(0)
-    assert files.kind_of(tmp_path / "e000.h5", "") == "unreadable"
+    assert kind_of(tmp_path / "e000.h5", None) == "unreadable"
 
 
 def test_a_broken_link_is_unreadable(tmp_path: Path) -> None:
@@ -153,6 +164,16 @@ def test_double_ids_and_mixed_sizes(tmp_path: Path) -> None:
     assert [e.path.name for e in left] == ["002-other.h5", "000-same.h5"]
 
 
+def test_many_double_ids_are_one_finding_with_a_sentence_for_each(tmp_path: Path) -> None:
+    facts = gather(tmp_path, [drive(name) for name in ("a", "a", "b", "b", "b", "c")])
+    (found,) = files.double_ids(facts)
+    assert [p.name for p in found.files] == ["001-a.h5", "003-b.h5", "004-b.h5"]
+    assert found.headline == "2 names are those of several episodes each"
+    assert all("000-a.h5" in s or "002-b.h5" in s for s in found.sentences)
+    left, (said,) = usable(tmp_path, SPACE)
+    assert [e.path.name for e in left] == ["000-a.h5", "002-b.h5", "005-c.h5"] and said.code == "double_id"
+
+
 def test_copies_are_found_by_content_and_equal_actions_alone_are_none(tmp_path: Path) -> None:
     one = drive("one")
     copy = drive("copy", frames=one.frames, actions=one.actions)
@@ -192,7 +213,21 @@ def test_what_data_lab_assumes_is_said(tmp_path: Path) -> None:
     write_lab_file(tmp_path / LAB, frames, text="go")
     facts = gather(tmp_path, [])
     assert {"confirm_meaning", "from_file_name"} <= set(ask(files.assumed_meaning, facts))
-    assert "reader_remark" in ask(files.remarks, facts)  # no stop in this drive
+
+
+def test_a_drive_without_stop_is_reported_once(tmp_path: Path) -> None:
+    """The reader remarks it, missing_stop finds it; where data.action names no classes only the remark is left."""
+    frames = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
+    write_lab_file(tmp_path / LAB, frames, text="go", action_classes=np.zeros(4, np.int64))
+    with h5py.File(tmp_path / LAB, "r+") as file:
+        file.attrs.update(cx_position="center", cx_path="left")
+    facts = gather(tmp_path, [])
+    assert files.NO_STOP in facts.episodes[0].meta.remarks
+    (other,) = files.remarks(facts)  # what the reader says besides is still said
+    assert "action_classes are left aside" in other.reason
+    assert [f.code for f in missing_stop(facts)] == ["no_stop"]
+    facts = Facts(tmp_path, replace(SPACE, classes={}), facts.episodes)
+    assert len(list(files.remarks(facts))) == 2 and not list(missing_stop(facts))
 
 
 def test_a_file_that_ends_the_process_is_named_and_the_others_are_read(

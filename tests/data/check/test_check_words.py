@@ -6,18 +6,23 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+import yaml
 
 from src.data.check import confounding, instructions
 from src.data.check.confounding import leave_group_out, measure, shuffles
-from src.data.check.instructions import meanings, motion_by_motion
+from src.data.check.instructions import meanings
+from src.data.check.motions import motion_by_motion
 from src.data.check.runner import WORD_CHECKS, check
 from src.data.episode import Episode, open_episode
 from src.data.instruction import FromFile, ScenarioMap
+from src.data.lab_keys import KEYS
 from src.data.layouts import LabOptions
 from src.data.split import SplitRule
+from src.sim.instructions import corpus
 from tests.data.builders import SPACE, write_lab_file
 from tests.data.check.folders import STOP, actions, ask, drive, gather, sound
 
+ROOT = Path(__file__).resolve().parents[3]
 AHEAD, LEFT, RIGHT = (1.0, 0, 0), (0, 1.0, 0), (0, -1.0, 0)
 
 
@@ -57,7 +62,8 @@ def test_the_whole_check_names_files_without_a_sentence(tmp_path: Path) -> None:
         moves = actions(AHEAD, LEFT if side == "left" else RIGHT, (0.1 * i, 0, 0))
         write_lab_file(tmp_path / f"episode_2026012{i}_010422_1box_hori_{side}_core.h5", frames, moves)
     data = SimpleNamespace(
-        root=tmp_path, action_space=SPACE, lab=LabOptions(), split_rule=SplitRule(), allow_mixed_sizes=False,
+        root=tmp_path, action_space=SPACE, lab=LabOptions(), split_rule=SplitRule(),
+        allow_mixed_sizes=False, on_bad_files="error",
         instruction=ScenarioMap("mine.yaml", {"1box_hori_left": "Pass on the left."}),
     )  # fmt: skip
     outcome = check(cast(Any, data), out=str(tmp_path / "out"), workers=1, progress=False)
@@ -95,7 +101,22 @@ def test_episodes_that_share_a_phrasing_mean_the_same(tmp_path: Path) -> None:
         ("set angular_z", [], True),
         ("직진, 왼쪽, 직진, 정지", [], True),
         ("go forward then left then stop", ["forward", "left", "stop"], True),
-        ("go forward then left", ["left", "forward"], False),
+        ("go forward then left", ["left", "forward"], True),
+        ("Action: forward_left. Go to the basket", [], True),
+        ("forward-left to the basket", [], True),
+        ("Command = LEFT; basket", [], True),
+        ("go to the basket by moving left then straight", [], True),
+        ("앞으로 왼쪽 이동 후 정지", [], True),
+        ("바구니까지 왼쪽으로 가다가 직진해서 가세요", [], True),
+        ("전진하고 좌회전하세요", [], True),
+        ("turn left", [], True),
+        ("pass the box on the left, then straight to the ball", [], False),
+        ("pass the box on the left, then stop", [], False),
+        ("go back to the left box", [], False),
+        ("go to the back left corner", [], False),
+        ("the basket is left of the action figure", [], False),
+        ("바구니 왼쪽 앞으로 가세요", [], False),
+        ("세워진 상자를 왼쪽으로 피해 목표 지점 앞까지 이동하세요", [], False),
         ("pass the box on the left and go to the red ball", ["forward", "left"], False),
         ("Drive past the box on its left side and stop at the target.", ["forward_left", "forward", "stop"], False),
         ("take a turn around the chair", ["rotate_left"], False),
@@ -103,7 +124,25 @@ def test_episodes_that_share_a_phrasing_mean_the_same(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_sentences_that_spell_out_the_motions(text: str, driven: list[str], leaks: bool) -> None:
-    assert motion_by_motion(text, driven) is leaks
+    assert motion_by_motion(text, driven, KEYS.class_names) is leaks
+
+
+def _shipped() -> list[str]:
+    """All sentences of conf/data/instruction/*.yaml."""
+    found: list[str] = []
+    for path in sorted((ROOT / "conf/data/instruction").glob("*.yaml")):
+        for texts in (yaml.safe_load(path.read_text(encoding="utf-8")).get("scenarios") or {}).values():
+            found += [texts] if isinstance(texts, str) else texts
+    return found
+
+
+def test_no_sentence_of_the_project_is_taken_for_a_drive() -> None:
+    """Whatever is driven: a drive of one direction, of two, and each with a stop."""
+    texts = [*_shipped(), *(t for t in corpus() if "red ball" in t or "빨간 공" in t)]
+    assert len(texts) > 300
+    drives = [[], ["forward"], ["left", "stop"], ["forward", "forward_left", "forward", "stop"], ["stop"]]
+    wrong = [t for t in texts if any(motion_by_motion(t, d, KEYS.class_names) for d in drives)]
+    assert wrong == []
 
 
 def test_leaking_sentences_name_their_files(tmp_path: Path) -> None:
