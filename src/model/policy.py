@@ -7,7 +7,7 @@ is seen once, however many windows look at it; training, evaluation and a robot 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -26,6 +26,7 @@ from src.model.codec import ActionCodec
 from src.model.heads.base import Head
 from src.model.history import History
 from src.model.lora import Placement
+from src.model.senses import SENSES, Senses
 
 
 class Policy(pl.LightningModule):
@@ -44,6 +45,7 @@ class Policy(pl.LightningModule):
         normalizer: Normalizer,
         window: int,
         horizon: int,
+        senses: Sequence[str] = SENSES,
         compile: bool = False,
         optimizer: Callable[..., Optimizer] | None = None,
         scheduler: Callable[..., LRScheduler] | None = None,
@@ -58,6 +60,7 @@ class Policy(pl.LightningModule):
             normalizer: fitted on the training split; may be empty until a checkpoint is loaded.
             window: W, frames of history including the newest.
             horizon: H, actions per chunk.
+            senses: what it perceives, `image` and `words`; without one of them it is a blind or a deaf arm.
             compile: `torch.compile` the parts of the backbone and the head; changes speed, not meaning.
             optimizer: factory over `parameter_groups()`; needed for training only.
             scheduler: factory over the optimizer and `total_steps`; null keeps the learning rate constant.
@@ -72,6 +75,7 @@ class Policy(pl.LightningModule):
         self.backbone = backbone
         self.placement_report = lora.apply(backbone)
         self.history = history
+        self.senses = Senses(senses)
         self.head = head(
             state_size=backbone.num_queries * backbone.hidden_size,
             window=history.positions(backbone, window),
@@ -99,12 +103,12 @@ class Policy(pl.LightningModule):
     # ---- one path for training, evaluation and the robot
 
     def tokenize(self, instructions: list[str]) -> tuple[Tensor, Tensor]:
-        """Instructions -> `ids (E, L)` int64 and `mask (E, L)` bool."""
-        return self.backbone.tokenize(instructions)
+        """Instructions -> `ids (E, L)` int64 and `mask (E, L)` bool; all alike where the policy is deaf."""
+        return self.backbone.tokenize(self.senses.hear(instructions))
 
     def encode_frames(self, frames: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """`frames (N, 3, h, w)` uint8, `ids (N, L)`, `mask (N, L)` -> memory `(N, …)`: what a frame leaves behind."""
-        return self.history.remember(self.backbone, frames, ids, mask)
+        return self.history.remember(self.backbone, self.senses.see(frames), ids, mask)
 
     def respond(self, memory: Tensor, window_mask: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """Memory `(S, W, …)`, `window_mask (S, W)`, `ids (S, L)`, `mask (S, L)` -> the head's prediction."""
