@@ -14,12 +14,14 @@ from src.core.cli import entry_point
 def main(cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
+    from src.evaluation.evaluator import require_whole
     from src.evaluation.repeat import evaluate_run
-    from src.evaluation.screen import show
+    from src.evaluation.report.screen import show
 
     overrides = list(HydraConfig.get().overrides.task)
     report, folder = evaluate_run(cfg.run, cfg.checkpoint, cfg.device, cfg.name, cfg.evaluation, overrides)
     show(report, folder, Path(cfg.run))
+    require_whole(report, Path(cfg.run))
 
 
 if __name__ == "__main__":

@@ -16,10 +16,13 @@ def train(cfg: "DictConfig") -> dict[str, float]:
     """Run the experiment that `cfg` describes; return the figures of its report."""
     # Heavy imports happen here, so that --help and a typo are answered at once.
     from src.core.config import build
-    from src.evaluation.screen import show
+    from src.evaluation.evaluator import require_whole
+    from src.evaluation.glance import Glance
+    from src.evaluation.report import media
+    from src.evaluation.report.screen import show
     from src.experiment import stages
     from src.experiment.checkpoint import build_policy
-    from src.experiment.run_record import RunRecord
+    from src.experiment.run_record import RunRecord, facts_for_report
     from src.experiment.signals import StopRequest
 
     start = stages.begin(cfg)
@@ -46,16 +49,21 @@ def train(cfg: "DictConfig") -> dict[str, float]:
         stages.announce(record, datamodule, policy)
         stages.start_weights(record, policy, start)
 
-        trainer = stages.build_trainer(cfg, record, stop)
+        glance = [Glance(evaluation, datamodule, start.folder)] if evaluation is not None else []
+        trainer = stages.build_trainer(cfg, record, stop, glance)
         with stop.deferred():
             stages.fit(trainer, policy, datamodule, start.checkpoint)
 
-        stages.restore_best(policy, record, trainer.strategy.root_device)
+        best = stages.restore_best(policy, record, trainer.strategy.root_device)
         if evaluation is None:
             return stages.conclude(record, {})
-        report = evaluation.run(start.folder, policy, datamodule)
+        record.enter("evaluation")
+        facts = facts_for_report(record.fields, best.name)
+        report = evaluation.run(start.folder, policy, datamodule, facts, start.folder, best)
         show(report, start.folder)
-        return stages.conclude(record, report["metrics"])
+        figures = stages.conclude(record, report["metrics"], media.gather(report, start.folder))
+        require_whole(report, start.folder)
+        return figures
 
 
 @entry_point("train")

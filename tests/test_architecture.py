@@ -27,10 +27,12 @@ DIRECTIONS = {
     "pretraining": ("model.backbone", "sim"),
     "deploy": ("data.frames", "experiment.checkpoint", "model.policy"),
     "evaluation": (
-        "data.actions", "data.batch", "data.datamodule", "data.episode", "deploy", "experiment.checkpoint",
-        "experiment.quiet", "experiment.run_record", "model.policy", "sim",
+        "data.actions", "data.batch", "data.datamodule", "data.episode", "data.mirror", "deploy",
+        "experiment.checkpoint", "experiment.csv_logger", "experiment.quiet", "experiment.run_record",
+        "model.policy", "model.senses", "sim",
     ),
     "experiment": ("data.actions", "data.datamodule", "data.normalizer", "model.policy"),
+    "external": ("data.actions", "data.datamodule", "data.episode", "deploy", "evaluation"),
 }  # fmt: skip
 HEAVY = {
     "torch",

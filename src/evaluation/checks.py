@@ -14,7 +14,7 @@ from src.core.errors import ProjectError
 from src.data.actions import ActionSpace
 from src.data.datamodule import EpisodeDataModule
 from src.data.episode import EpisodeFile
-from src.evaluation.closed_loop import Suite
+from src.evaluation.driving.closed_loop import Suite
 from src.experiment.checkpoint import other_data
 from src.sim import SUITE_VERSION
 from src.sim.recording import ACTION_NAMES
@@ -45,22 +45,13 @@ def check_axes(suites: Sequence[Suite], space: ActionSpace) -> None:
         )
 
 
-def check_baselines(baselines: Sequence[str], space: ActionSpace) -> None:
-    """The action space has what the baselines need."""
-    if "straight" in baselines and "forward" not in space.classes:
-        raise ProjectError(
-            f"evaluation.baselines: 'straight' needs a class named 'forward' in the action space, found "
-            f"{', '.join(space.classes) or 'none'}; add it to data.action.classes or drop 'straight' from the list."
-        )
-
-
 def check_split(split: str | None, datamodule: EpisodeDataModule) -> None:
     """The recorded episodes to score exist."""
     if split is not None and not datamodule.episodes(split):
         other = "val" if split == "test" and datamodule.episodes("val") else "null"
         raise ProjectError(
-            f"evaluation.offline_split is {split}, but the data has no {split} split (data.split.{split} is 0); "
-            f"set data.split.{split} above 0 and train anew, or choose evaluation.offline_split={other}."
+            f"evaluation.split is {split}, but the data has no {split} split (data.split.{split} is 0); "
+            f"set data.split.{split} above 0 and train anew, or choose evaluation.split={other}."
         )
 
 

@@ -1,41 +1,37 @@
-"""Owns the order of an evaluation: offline scores, baselines, closed loop, probes, videos, one report.
+"""Owns the order of an evaluation: check, measure every part, verdict, one report; a part that fails loses no other.
 
-In: a run folder, its policy and its data module (set up). Out: <run>/report.json, <run>/rollouts/ and the report as a
-dictionary. What is measured is said in conf/evaluation/*.yaml; how, in the modules beside this one.
+In: a policy, its data module (set up), a folder. Out: report.json, report.html and what the parts write beside them;
+the report as plain values. What is measured is said in conf/evaluation/*.yaml; how, in the rooms below this folder.
 """
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from src.core.errors import ProjectError
-from src.core.files import atomic_write_json, atomic_write_text
 from src.data.datamodule import EpisodeDataModule
-from src.deploy.predictor import BatchedPredictor
-from src.evaluation import checks, offline, probes, report, video
-from src.evaluation.baselines import Baseline, check_names, fit_baselines
-from src.evaluation.closed_loop import (
-    Controller,
-    ExpertController,
-    PolicyController,
-    Rollout,
-    Suite,
-    drive,
-    successes,
-    summarise,
-)
-from src.evaluation.fleet import ProcessFleet, cores
-from src.evaluation.probes import KINDS, Thresholds, Verdict
-from src.evaluation.statistics import paired
+from src.evaluation import checks
+from src.evaluation.base import Figures, Part
+from src.evaluation.bench import Bench
+from src.evaluation.driving.closed_loop import Suite
+from src.evaluation.driving.fleet import cores
+from src.evaluation.ledger import Reading
+from src.evaluation.probes.verdicts import Verdict
+from src.evaluation.report import page, record
 from src.model.policy import Policy
+from src.sim.instructions import LANGUAGES
 
-Figures = dict[str, Any]
+log = logging.getLogger(__name__)
+UNKNOWN = Verdict("not measured", "not measured by this evaluation")
+FAILED = "evaluations/failed"
+"""Where a report with failed parts goes if the folder has a whole one already."""
+_NOT_COMPARED = ("latency",)  # sections whose figures are times of this machine, so no two are alike
 
 
 class Evaluation:
@@ -43,314 +39,213 @@ class Evaluation:
 
     def __init__(
         self,
-        offline_split: str | None,
+        split: str | None,
         suites: Sequence[str],
         episodes: int,
-        probes: Sequence[str],
-        probe_episodes: int,
-        baseline_episodes: int,
-        baselines: Sequence[str],
-        expert: bool,
-        videos: bool,
-        video_size: int,
-        contact_sheet: int,
         language: str,
         execute: int,
         temporal_ensemble: float | None,
-        tolerance: float,
-        thresholds: Thresholds,
         batch_size: int,
         workers: int | None,
         seed: int,
+        allow_second_test: bool,
+        parts: Mapping[str, Part | None],
     ) -> None:
-        if offline_split not in (None, "val", "test"):
-            raise ProjectError(f"evaluation.offline_split is '{offline_split}'; choose val, test or null")
-        unknown = sorted(set(probes) - set(KINDS))
-        if unknown:
+        if split not in (None, "val", "test"):
+            raise ProjectError(f"evaluation.split is '{split}'; choose val, test or null")
+        for key, value, least in (("seed", seed, 0), ("batch_size", batch_size, 1), ("workers", workers, 1)):
+            if value is not None and value < least:
+                raise ProjectError(f"evaluation.{key} is {value}, expected {least} or more; correct it.")
+        if temporal_ensemble is not None and temporal_ensemble < 0:
             raise ProjectError(
-                f"evaluation.probes: there is no probe '{unknown[0]}'; choose from {', '.join(KINDS)}"
+                f"evaluation.temporal_ensemble is {temporal_ensemble}, expected 0 (all chunks weigh the same) or more, "
+                "or null; correct it."
             )
-        check_names(baselines)
-        self.offline_split = offline_split
+        if language not in LANGUAGES:
+            raise ProjectError(
+                f"evaluation.language is {language!r}, expected one of {', '.join(LANGUAGES)}."
+            )
+        if len(set(suites)) < len(suites):
+            raise ProjectError(
+                f"evaluation.suites is {list(suites)}, expected each suite once; drop the second."
+            )
+        clash = sorted(set(parts) & set(record.RESERVED))
+        if clash:
+            raise ProjectError(
+                f"evaluation.parts.{clash[0]}: the report has another section of this name; rename the part."
+            )
+        self.split = split
         self.suites = [Suite.parse(name, episodes) for name in suites]
-        self.probes = list(probes)
-        self.probe_episodes = min(probe_episodes, episodes)
-        self.baseline_episodes = min(baseline_episodes, episodes)
-        self.baselines = list(baselines)
-        self.expert = expert
-        self.videos, self.video_size, self.contact_sheet = videos, video_size, contact_sheet
         self.language = language
         self.execute, self.temporal_ensemble = execute, temporal_ensemble
-        self.tolerance, self.thresholds = tolerance, thresholds
         self.batch_size, self.seed = batch_size, seed
         self.workers = min(8, cores()) if workers is None else workers
         if multiprocessing.current_process().daemon:
             self.workers = 1  # such a process may not have children
-        self._fleet: ProcessFleet | None = None
+        self.allow_second_test = allow_second_test
+        self.parts = {name: part for name, part in parts.items() if part is not None}
 
-    def check(self, policy_horizon: int, datamodule: EpisodeDataModule) -> None:
+    def check(self, horizon: int, datamodule: EpisodeDataModule) -> None:
         """Refuse what could not be measured, or would be unfair; asked before a training, it costs nothing.
 
-        `policy_horizon`: H, actions the policy predicts; `datamodule` is set up.
+        `horizon`: H, actions the policy predicts; `datamodule` is set up.
 
         Raises:
             ProjectError: settings that do not fit the policy or the data, or test tasks among the training data.
         """
-        space = datamodule.action_space
-        if self.suites:
-            checks.check_planning(self.execute, self.temporal_ensemble, policy_horizon)
-        checks.check_axes(self.suites, space)
-        checks.check_baselines(self.baselines, space)
-        checks.check_split(self.offline_split, datamodule)
+        checks.check_planning(self.execute, self.temporal_ensemble, horizon)
+        checks.check_axes(self.suites, datamodule.action_space)
+        checks.check_split(self.split, datamodule)
         checks.check_unseen(self.suites, datamodule)
+        for part in self.parts.values():
+            part.check(horizon, datamodule)
 
-    def run(self, run: Path, policy: Policy, datamodule: EpisodeDataModule) -> Figures:
-        """Measure, write report.json and rollouts/ into the run folder, return the report (plain values)."""
-        self._seconds: dict[str, float] = {}
-        started = time.perf_counter()
+    def bench(
+        self,
+        policy: Policy,
+        datamodule: EpisodeDataModule,
+        folder: Path,
+        run: Path | None,
+        light: bool = False,
+    ) -> Bench:
+        """What the parts share; the light one of a training knows the validation split and this process alone."""
+        return Bench(
+            policy=policy,
+            datamodule=datamodule,
+            folder=folder,
+            run=run,
+            split="val" if light else self.split,
+            suites=[] if light else self.suites,
+            language=self.language,
+            execute=self.execute,
+            temporal_ensemble=self.temporal_ensemble,
+            batch_size=self.batch_size,
+            workers=1 if light else self.workers,
+            seed=self.seed,
+        )
+
+    def run(
+        self,
+        folder: Path,
+        policy: Policy,
+        datamodule: EpisodeDataModule,
+        provenance: Mapping[str, Any] | None = None,
+        run: Path | None = None,
+        checkpoint: Path | None = None,
+    ) -> Figures:
+        """Measure, write the report and what belongs to it into `folder`, return the report (plain values).
+
+        `provenance`: facts about the run for the reader of the report. `run`: its folder, where the curves and the
+        ledger of test readings lie. `checkpoint`: the file whose weights `policy` has.
+
+        A part that breaks is named under `failed`, and the others are measured nevertheless.
+
+        Raises:
+            ProjectError: before anything is measured, see `check`; or the test split was read for another checkpoint.
+        """
         self.check(policy.horizon, datamodule)
-        policy.eval()
-        space = datamodule.action_space
-        baselines: list[Baseline] = []
-        if self.baselines:
-            actions = [episode.actions for episode in datamodule.episodes("train")]
-            baselines = fit_baselines(self.baselines, actions, space)
-        out: Figures = {"schema_version": report.SCHEMA_VERSION, "verdict": {}, "settings": self._settings()}
-        out["offline"] = self._offline(policy, datamodule, baselines) if self.offline_split else None
-        rollouts: dict[str, dict[str, list[Rollout]]] = {}
-        out["closed_loop"] = out["probes"] = None
-        if self.suites:
-            with self._simulators(datamodule.image_size):
-                rollouts = self._closed_loop(policy, datamodule.image_size, baselines)
-                out["closed_loop"] = self._compare(rollouts)
-                if self.probes:
-                    out["probes"] = self._probe(policy, datamodule.image_size, rollouts)
-        out["verdict"] = self._verdict(out, rollouts)
-        out["files"] = self._save(run, rollouts, datamodule)
-        out["metrics"] = report.metrics({key: out[key] or {} for key in ("offline", "closed_loop", "probes")})
-        self._seconds["total"] = time.perf_counter() - started
-        out["timings"] = {key: round(value, 2) for key, value in self._seconds.items()}
-        report.write(run, out)
-        plain: Figures = report.plain(out)
-        return plain
-
-    # ---- offline ------------------------------------------------------------------------------------------------
-
-    def _offline(
-        self, policy: Policy, datamodule: EpisodeDataModule, baselines: Sequence[Baseline]
-    ) -> Figures:
-        split = str(self.offline_split)
-        loader = datamodule.val_dataloader() if split == "val" else datamodule.test_dataloader()
-        episodes = datamodule.episodes(split)
-        labels = {e.id: offline.Labels(e.scenario, e.group) for e in episodes}
-        space = datamodule.action_space
-        with self._timed("offline"):
-            truth, predicted = offline.collect(policy, loader, labels, seed=self.seed)
-            errors = offline.by_group(offline.frame_error(predicted, truth, space), truth.group)
-            out: Figures = {
-                "split": split,
-                "split_role": report.SPLIT_ROLES[split],
-                "tolerance": self.tolerance,
-                "policy": offline.score(predicted, truth, space, self.tolerance, self.seed),
-                "baselines": {},
-                "advantage": {},
-                "probes": {},
-            }
-            for baseline in baselines:
-                guess = baseline.predict(truth)
-                out["baselines"][baseline.name] = offline.score(
-                    guess, truth, space, self.tolerance, self.seed, per_scenario=False
-                )
-                theirs = offline.by_group(offline.frame_error(guess, truth, space), truth.group)
-                out["advantage"][baseline.name] = paired(
-                    theirs, errors, self.seed
-                )  # > 0: the policy errs less
-            out["not_beaten"] = report.not_beaten(out["advantage"])
-        with self._timed("offline_probes"):
-            spoken = {e.id: e.instructions for e in episodes}
-            changes = {
-                "no_image": offline.without_image(offline.mean_frame(loader)),
-                "other_instruction": probes.other_instruction(spoken, policy.tokenize),
-                "no_instruction": probes.other_instruction(spoken, policy.tokenize, blank=True),
-            }
-            for name, change in changes.items():
-                if change is not None:
-                    _, altered = offline.collect(policy, loader, labels, change, self.seed)
-                    out["probes"][name] = probes.action_figures(predicted, altered, truth, space, self.seed)
-        return out
-
-    # ---- closed loop --------------------------------------------------------------------------------------------
-
-    def _closed_loop(
-        self, policy: Policy, image_size: int, baselines: Sequence[Baseline]
-    ) -> dict[str, dict[str, list[Rollout]]]:
-        """suite name → controller name → rollouts, all on the same tasks, or the first of them."""
-        controllers: list[Controller] = [self._driver(policy, image_size)]
-        controllers += [ExpertController()] if self.expert else []
-        controllers += baselines
-        out: dict[str, dict[str, list[Rollout]]] = {}
-        for suite in self.suites:
-            tasks = suite.tasks(self.language)
-            out[suite.name] = {}
-            for controller in controllers:
-                with self._timed(f"{suite.name}: {controller.name}"):
-                    some = tasks if controller.looks else tasks[: self.baseline_episodes]
-                    out[suite.name][controller.name] = self._drive(controller, some, image_size)
-        return out
-
-    @contextmanager
-    def _simulators(self, image_size: int) -> Iterator[None]:
-        """Processes that draw, for as long as something is driven; with one worker this process is as fast."""
-        if self.workers < 2:
-            yield
-            return
-        with ProcessFleet(image_size, self.workers) as self._fleet:
-            yield
-        self._fleet = None
-
-    def _driver(self, policy: Policy, image_size: int) -> PolicyController:
-        return PolicyController(BatchedPredictor(policy, image_size, self.execute, self.temporal_ensemble))
-
-    def _drive(self, controller: Controller, tasks: Sequence[Any], image_size: int) -> list[Rollout]:
-        return drive(controller, tasks, image_size, self.batch_size, self._fleet, self.seed)
-
-    def _compare(self, rollouts: dict[str, dict[str, list[Rollout]]]) -> Figures:
-        out: Figures = {}
-        for suite, arms in rollouts.items():
-            advantage = {
-                name: paired(successes(arms["policy"][: len(arm)]), successes(arm), self.seed)
-                for name, arm in arms.items()
-                if name not in ("policy", "expert")
-            }
-            out[suite] = {
-                **{name: summarise(arm, self.seed) for name, arm in arms.items()},
-                "advantage": advantage,
-                "not_beaten": report.not_beaten(advantage),
-            }
-        return out
-
-    def _probe(
-        self, policy: Policy, image_size: int, rollouts: dict[str, dict[str, list[Rollout]]]
-    ) -> Figures:
-        """Drive the primary suite again under changed words; adds the rollouts to `rollouts`."""
-        suite = self.suites[0].name
-        original = rollouts[suite]["policy"][: self.probe_episodes]
-        tasks = [rollout.task for rollout in original]
-        out: Figures = {"suite": suite}
-        for kind in self.probes:
-            with self._timed(f"probe: {kind}"):
-                changed = probes.probe_tasks(kind, tasks, self.seed)
-                driven = self._drive(self._driver(policy, image_size), changed, image_size)
-            rollouts[suite][f"policy, {kind} instruction"] = driven
-            measure = {"swapped": probes.swapped_figures, "retargeted": probes.retargeted_figures}
-            out[kind] = measure.get(kind, probes.success_figures)(original, driven)
-        out["named_object"] = probes.object_figures(original)[0]
-        return out
-
-    # ---- verdict and files --------------------------------------------------------------------------------------
-
-    def _verdict(self, out: Figures, rollouts: dict[str, dict[str, list[Rollout]]]) -> Figures:
-        unknown = Verdict("not measured", "not measured by this evaluation")
-        offline_probes = (out["offline"] or {}).get("probes", {})
-        verdict: Figures = {
-            "line": "",
-            "success": None,
-            "listens": unknown,
-            "looks": unknown,
-            "objects": unknown,
-            "not_beaten": [],
-        }
-        if "no_image" in offline_probes:
-            verdict["looks"] = probes.by_action(
-                "hiding the image", offline_probes["no_image"], self.thresholds
-            )
-        if offline_probes and "other_instruction" not in offline_probes:
-            said = "all recorded episodes share one sentence, so no other words can be tried"
-            verdict["listens"] = Verdict("not measured", said)
-        if "other_instruction" in offline_probes:
-            verdict["listens"] = probes.by_action(
-                "another instruction", offline_probes["other_instruction"], self.thresholds
-            )
-        if rollouts:
-            suite = self.suites[0].name
-            driven = rollouts[suite]["policy"]
-            verdict["success"] = (
-                f"success {probes.percent(out['closed_loop'][suite]['policy']['success'])} on {suite}"
-            )
-            verdict["objects"] = probes.tells_objects_apart(driven)
-            if self.probes:
-                verdict["listens"] = probes.listens(
-                    driven[: self.probe_episodes], out["probes"], self.thresholds
-                )
-            verdict["not_beaten"] = out["closed_loop"][suite]["not_beaten"]
-        elif out["offline"]:
-            verdict["not_beaten"] = out["offline"]["not_beaten"]
+        reading = None
+        if self.split == "test" and run is not None and checkpoint is not None:
+            reading = Reading.open(run, checkpoint, folder, self.allow_second_test)
+        started = time.perf_counter()
+        bench = self.bench(policy, datamodule, folder, run)
+        sections: Figures = {}
+        files: Figures = {"report": record.FILE, "page": page.FILE}
+        failed: dict[str, str] = {}
+        verdict: Figures = {"line": "", "success": None, "not_beaten": [], "too_few": []}
+        verdict |= dict.fromkeys(record.VERDICTS, UNKNOWN)
+        with bench.simulators():
+            for name, part in self.parts.items():
+                try:
+                    with bench.timed(name):
+                        section = part.measure(bench)
+                    said = dict(part.verdict(section, bench))
+                    for names in ("not_beaten", "too_few"):
+                        said[names] = sorted({*verdict[names], *said.get(names, [])})
+                    files |= section.pop("files", {})
+                    sections[name], verdict = section, verdict | said
+                except Exception as error:
+                    sections[name] = None
+                    failed[name] = _reason(error)
+                    log.exception("evaluation: the part %s failed", name)
+        if sections.get("offline") and (caution := _seen_before(provenance or {})):
+            sections["offline"]["split_role"] += f", {caution}"
         verdict = {
             key: value.to_dict() if isinstance(value, Verdict) else value for key, value in verdict.items()
         }
-        verdict["line"] = report.verdict_line(verdict)
-        return verdict
+        verdict["failed"] = sorted(failed)
+        verdict["line"] = record.verdict_line(verdict, sections.get("baselines"))
+        report: Figures = {
+            "schema_version": record.SCHEMA_VERSION,
+            "verdict": verdict,
+            "settings": self.settings(),
+            "provenance": {**(provenance or {}), "test_reads": reading.facts() if reading else []},
+            **sections,
+            "failed": failed,
+            "metrics": record.metrics({k: v or {} for k, v in sections.items() if k not in _NOT_COMPARED}),
+            "files": files,
+        }
+        bench.seconds["total"] = time.perf_counter() - started
+        report["timings"] = {key: round(value, 2) for key, value in bench.seconds.items()}
+        if failed and _has_whole(folder):  # a report without holes is not given up for one with holes
+            folder = folder / FAILED
+        record.write(folder, report)
+        try:
+            page.write(folder, record.plain(report), run)
+        except Exception as error:  # the figures are safe; a page that cannot be drawn must not hide them
+            failed["page"] = _reason(error)
+            log.exception("evaluation: the page could not be drawn")
+            record.write(folder, report)
+        if reading:
+            reading.close(failed)
+        plain: Figures = record.plain(report)
+        return plain
 
-    def _save(
-        self, run: Path, rollouts: dict[str, dict[str, list[Rollout]]], datamodule: EpisodeDataModule
-    ) -> Figures:
-        """Write what was driven; returns the paths relative to the run folder."""
-        files: Figures = {"report": report.FILE, "rollouts": [], "videos": [], "contact_sheet": None}
-        folder = run / "rollouts"
-        for suite, arms in rollouts.items():
-            name = suite.replace("/", "-")
-            rows = [
-                {
-                    "controller": arm,
-                    "index": r.index,
-                    "instruction": r.task.instruction,
-                    **_flat(asdict(r.outcome)),
-                }
-                for arm, driven in arms.items()
-                for r in driven
-            ]
-            atomic_write_text(folder / f"{name}.csv", report.table(rows))
-            atomic_write_json(folder / f"{name}.json", [r.to_dict() for r in arms["policy"]])
-            files["rollouts"] += [f"rollouts/{name}.csv", f"rollouts/{name}.json"]
-        if rollouts:
-            driven = rollouts[self.suites[0].name]["policy"]
-            size, limits = datamodule.image_size, datamodule.action_space.scale
-            with self._timed("videos"):
-                if self.videos:
-                    period = datamodule.action_space.control_period
-                    paths = video.write_videos(folder, driven, size, self.video_size, limits, period)
-                    files["videos"] = [str(path.relative_to(run)) for path in paths]
-                if self.contact_sheet:
-                    path = folder / "contact_sheet.png"
-                    video.write_contact_sheet(path, driven, size, self.contact_sheet, limits)
-                    files["contact_sheet"] = str(path.relative_to(run))
-        return files
-
-    def _settings(self) -> Figures:
+    def settings(self) -> Figures:
         """What determines the figures, for the reader of a report."""
         return {
-            "offline_split": self.offline_split,
+            "split": self.split,
             "suites": [asdict(suite) for suite in self.suites],
-            "probes": self.probes,
-            "probe_episodes": self.probe_episodes,
-            "baseline_episodes": self.baseline_episodes,
             "language": self.language,
             "execute": self.execute,
             "temporal_ensemble": self.temporal_ensemble,
             "batch_size": self.batch_size,
-            "thresholds": asdict(self.thresholds),
             "seed": self.seed,
+            "allow_second_test": self.allow_second_test,
+            "parts": list(self.parts),
         }
 
-    @contextmanager
-    def _timed(self, what: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self._seconds[what] = self._seconds.get(what, 0.0) + time.perf_counter() - started
+
+def _has_whole(folder: Path) -> bool:
+    try:
+        return not record.read(folder)["failed"]
+    except ProjectError:
+        return False
 
 
-def _flat(outcome: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: "/".join(str(side) for side in value) if isinstance(value, (list, tuple)) else value
-        for key, value in outcome.items()
-    }
+def _seen_before(provenance: Mapping[str, Any]) -> str:
+    """A warning where the run started from weights that may have been trained on the frames to be scored."""
+    start = (provenance.get("model") or {}).get("init_from")
+    data = provenance.get("data") or {}
+    if not start or all(start.get(key) == data.get(key) for key in ("data_hash", "split_hash")):
+        return ""
+    return "but it started from weights (init_from) trained on another split, which may hold these frames"
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, ProjectError) else f"{type(error).__name__}: {error}"
+
+
+def require_whole(report: Mapping[str, Any], run: Path) -> None:
+    """A report with failed parts is no success: the run is marked so, and keeps its checkpoint.
+
+    Raises:
+        ProjectError: a part failed.
+    """
+    if report["failed"]:
+        name, reason = next(iter(report["failed"].items()))
+        others = f" (and {len(report['failed']) - 1} more)" if len(report["failed"]) > 1 else ""
+        raise ProjectError(
+            f"evaluation.parts.{name}{others} failed: {reason}; the checkpoint is kept, what was measured stands in "
+            f"{record.FILE} (in {FAILED}/, if there was a whole one); mend it, then python -m src.evaluate run={run}."
+        )

@@ -2,12 +2,13 @@
 
 In: a run folder, the evaluation settings that the user changed, a checkpoint name. Out: the run's report again (same
 settings, same figures) or, measured otherwise, another one in <run>/evaluations/<name>/: a run's own report never
-changes its meaning.
+changes its meaning. A run whose evaluation had failed is whole again once its own evaluation succeeds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from src.evaluation.checks import check_same_data
 from src.experiment.checkpoint import checkpoint_path, load_policy, read_checkpoint
 from src.experiment.quiet import silence
 from src.experiment.run_record import FILE as RECORD
+from src.experiment.run_record import amend, evaluation_failed, facts_for_report, read_record, selected
 
 
 def evaluate_run(
@@ -45,19 +47,47 @@ def evaluate_run(
             f"run={run}: {'no such folder' if not folder.is_dir() else f'this folder has no {RECORD}'}, "
             "so it is not a training run; pass the folder that python -m src.train printed"
         )
+    if name is not None and (Path(name).name != name or name in (".", "..")):
+        raise ProjectError(
+            f"name={name}: expected the name of a folder below {folder}/evaluations, without slashes; choose another."
+        )
     silence()
     target = chosen_device(device)
     policy, cfg = load_policy(folder, checkpoint)
     settings, changed = merged(cfg.get("evaluation"), evaluation, overrides)
     changed = changed or checkpoint != "best"
-    out = folder / "evaluations" / (name or "custom") if name or changed else folder
+    out = _target(folder, name, settings if changed else None, checkpoint)
     datamodule = build(cfg.data)
     datamodule.prepare_data()
     datamodule.bind(policy.tokenize)
     datamodule.setup("fit")
-    about = read_checkpoint(checkpoint_path(folder, checkpoint))["about"]
+    path = checkpoint_path(folder, checkpoint)
+    about = read_checkpoint(path)["about"]
     check_same_data(folder, about["data"], datamodule.manifest())
-    return build(settings).run(out, policy.to(target), datamodule), out
+    facts = facts_for_report(read_record(folder), path.name)
+    report = build(settings).run(out, policy.to(target), datamodule, facts, folder, path)
+    if out == folder:
+        mend(folder, report)
+    return report, out
+
+
+def _target(folder: Path, name: str | None, changed: DictConfig | None, checkpoint: str) -> Path:
+    """Where the report goes: the run itself for its own evaluation; otherwise a folder of the user's name, or one per
+    settings, so that no evaluation replaces another one."""
+    if name is None and changed is None:
+        return folder
+    digest = hashlib.sha256(
+        f"{checkpoint} {OmegaConf.to_yaml(changed, resolve=True, sort_keys=True)}".encode()
+    )
+    return folder / "evaluations" / (name or f"custom-{digest.hexdigest()[:6]}")
+
+
+def mend(folder: Path, report: Mapping[str, Any]) -> None:
+    """Note the figures of the run's own evaluation in its record, if the one after the training had failed."""
+    fields = read_record(folder)
+    if evaluation_failed(fields) and not report["failed"]:
+        metrics = {**selected(fields), **report["metrics"]}
+        amend(folder, state="finished", error=None, metrics=metrics)
 
 
 def chosen_device(name: str) -> torch.device:
@@ -94,10 +124,12 @@ def merged(
     mine = [text.lstrip("+~") for text in overrides]
     if trained is None or any(text.startswith("evaluation=") for text in mine):
         return composed, True
-    if not trained.get("suites") and not trained.get("offline_split"):
+    if not any(part is not None for part in (trained.get("parts") or {}).values()):
         return composed, True  # trained with evaluation=none: its report says so, and goes on saying so
     settings = trained.copy()
-    keys = [text.split("=")[0].removeprefix("evaluation.") for text in mine if text.startswith("evaluation.")]
+    # `evaluation.episodes=20`, and `evaluation/part@evaluation.parts.mine=mine`
+    typed = [text.split("=")[0].rpartition("@")[2] for text in mine]
+    keys = [key.removeprefix("evaluation.") for key in typed if key.startswith("evaluation.")]
     for key in keys:
         OmegaConf.update(settings, key, OmegaConf.select(composed, key), force_add=True)
     return settings, settings != trained

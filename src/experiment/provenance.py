@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 _DIFF_LIMIT = 5_000_000  # bytes; a larger diff is data that slipped into the tree, its hash is enough
-_MAIN_PACKAGES = ("torch", "lightning", "transformers", "peft", "numpy", "hydra-core", "h5py", "mujoco")
+MAIN_PACKAGES = ("torch", "lightning", "transformers", "peft", "numpy", "hydra-core", "h5py", "mujoco")
 
 
 def code_version(folder: Path) -> tuple[dict[str, Any] | None, str]:
@@ -70,7 +70,7 @@ def packages() -> dict[str, str]:
 def main_packages() -> dict[str, str]:
     """The few versions that decide what a checkpoint means."""
     versions = {}
-    for name in _MAIN_PACKAGES:
+    for name in MAIN_PACKAGES:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, Any
@@ -17,7 +18,7 @@ from typing import IO, Any
 from omegaconf import DictConfig, OmegaConf
 
 from src.core.errors import ProjectError
-from src.core.files import atomic_write_json, atomic_write_text
+from src.core.files import atomic_write_json, atomic_write_text, exclusive
 from src.experiment import provenance
 from src.experiment.signals import Interrupted
 
@@ -61,6 +62,7 @@ class RunRecord:
             "name": self.config.get("name"),
             "state": "running",
             "error": None,
+            "stage": "training",
             "started": previous.get("started", this["started"]),
             "ended": None,
             "wall_s": self._earlier_s,
@@ -103,6 +105,11 @@ class RunRecord:
         finally:
             self._lock.close()
 
+    def enter(self, stage: str) -> None:
+        """Note what the run is at from here on, `training` at first and then `evaluation`: a killed run says so."""
+        self.fields["stage"] = stage
+        self.write()
+
     def note(self, section: str, **figures: Any) -> None:
         """Add figures to a section (`training`, `checkpoints`, `data`, `model`, `metrics`) and write the file."""
         self.fields[section] = {**self.fields[section], **figures}
@@ -138,6 +145,54 @@ class RunRecord:
         }
         plain: dict[str, Any] = json.loads(json.dumps(about, default=str))
         return plain
+
+
+def facts_for_report(fields: Mapping[str, Any], checkpoint: str) -> dict[str, Any]:
+    """What a reader of the report should know of the run; `fields`: of its record, `checkpoint`: the file measured."""
+    data, model = fields["data"], fields["model"]
+    return {
+        "name": fields["name"],
+        "command": fields["command"],
+        "started": fields["started"],
+        "seed": fields["seed"],
+        "code": fields["code"],
+        "machine": fields["machine"],
+        "packages": {k: v for k, v in fields["packages"].items() if k in provenance.MAIN_PACKAGES},
+        "checkpoint": {"file": checkpoint, **fields["checkpoints"].get(checkpoint.split(".")[0], {})},
+        "data": {
+            key: data.get(key)
+            for key in ("root", "data_hash", "split_hash", "split_file", "splits", "left_out")
+        },
+        "model": {
+            key: model.get(key)
+            for key in ("parameters", "trainable", "flops_per_frame", "prompt", "base_model", "init_from")
+        },
+        "training": fields["training"],
+        "memory": fields["memory"],
+    }
+
+
+def selected(fields: Mapping[str, Any]) -> dict[str, float]:
+    """`best/<figure>`: what the record says of the checkpoint that was chosen."""
+    best = fields["checkpoints"].get("best", {})
+    return {f"best/{key}": value for key, value in best.items() if isinstance(value, (int, float))}
+
+
+def evaluation_failed(fields: Mapping[str, Any]) -> bool:
+    """Whether the training went well, and what came after it failed, was stopped or killed."""
+    return fields["state"] in ("failed", "interrupted", "killed") and fields.get("stage") == "evaluation"
+
+
+def amend(folder: Path, **fields: Any) -> None:
+    """Change fields in the record of a run that nobody is writing to.
+
+    Raises:
+        ProjectError: a living process writes to the run.
+    """
+    with exclusive(folder / FILE):
+        if is_alive(folder):
+            raise ProjectError(f"{folder}: another process is writing to this run; wait for it or stop it.")
+        atomic_write_json(folder / FILE, {**read_record(folder), **fields})
 
 
 def read_record(folder: Path) -> dict[str, Any]:

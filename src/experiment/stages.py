@@ -5,7 +5,7 @@ In: the composed config and the objects built from it. Out: a started run record
 a trained policy with its best weights, the figures of the report in run.json, W&B and the return value.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,11 +32,12 @@ from src.experiment.checkpoint import (
     restore,
 )
 from src.experiment.resume import Start, where_to_start
-from src.experiment.run_record import RunRecord, read_record
+from src.experiment.run_record import RunRecord, read_record, selected
 from src.experiment.signals import StopRequest
 
 if TYPE_CHECKING:
     from src.data.datamodule import EpisodeDataModule
+    from src.experiment.wandb_media import Shown
     from src.model.policy import Policy
 
 
@@ -221,8 +222,10 @@ def _changed(fitted: dict[str, tuple[float, float]], kept: dict[str, tuple[float
     return f" (in brackets what these data would give): {', '.join(axes)}."
 
 
-def build_trainer(cfg: DictConfig, record: RunRecord, stop: StopRequest) -> pl.Trainer:
-    """The Lightning trainer with the callbacks and loggers of the config.
+def build_trainer(
+    cfg: DictConfig, record: RunRecord, stop: StopRequest, more: Sequence[pl.Callback] = ()
+) -> pl.Trainer:
+    """The Lightning trainer with the callbacks and loggers of the config, and `more` callbacks before these.
 
     Raises:
         ProjectError: checkpoints switched off, or an accelerator that is not there.
@@ -233,7 +236,7 @@ def build_trainer(cfg: DictConfig, record: RunRecord, stop: StopRequest) -> pl.T
         )
     trainer: pl.Trainer = build(
         cfg.trainer,
-        callbacks=[StepSeed(int(cfg.seed)), *build_parts(cfg.callbacks, record=record, stop=stop)],
+        callbacks=[StepSeed(int(cfg.seed)), *more, *build_parts(cfg.callbacks, record=record, stop=stop)],
         logger=build_parts(cfg.logger, record=record),
         plugins=[AtomicCheckpointIO()],
         default_root_dir=record.folder,
@@ -258,8 +261,11 @@ def fit(
     trainer.fit(policy, datamodule=datamodule, ckpt_path=checkpoint)
 
 
-def restore_best(policy: "Policy", record: RunRecord, device: torch.device) -> None:
-    """Give `policy` the weights of the best checkpoint, in eval mode on `device`; export its adapter if it has one."""
+def restore_best(policy: "Policy", record: RunRecord, device: torch.device) -> Path:
+    """Give `policy` the weights of the best checkpoint, in eval mode on `device`; export its adapter if it has one.
+
+    Returns the checkpoint's file.
+    """
     path = checkpoint_path(record.folder, "best")
     restore(policy, read_checkpoint(path), path)
     policy.to(device).eval()
@@ -273,18 +279,21 @@ def restore_best(policy: "Policy", record: RunRecord, device: torch.device) -> N
         record.note("checkpoints", adapter={"bytes": size})
         figures["adapter/"] = size
     print("kept    " + ", ".join(f"{name} {size / 1e6:.2f} MB" for name, size in figures.items()))
+    return path
 
 
-def conclude(record: RunRecord, figures: dict[str, float]) -> dict[str, float]:
-    """Note the figures of the report in run.json and, where it runs, in W&B; return them."""
-    best = record.fields["checkpoints"].get("best", {})
-    selected = {f"best/{key}": value for key, value in best.items() if isinstance(value, (int, float))}
-    everything = {**selected, **figures}
+def conclude(record: RunRecord, figures: dict[str, float], shown: "Shown | None" = None) -> dict[str, float]:
+    """Note the figures of the report in run.json and, where it runs, in W&B with what the report shows; return them."""
+    everything = {**selected(record.fields), **figures}
     record.note("metrics", **everything)
     if record.uses_wandb:
         from src.experiment import wandb_logger
 
         wandb_logger.summarise(everything)
+        if shown is not None:
+            from src.experiment import wandb_media
+
+            wandb_media.publish(shown)
     return everything
 
 

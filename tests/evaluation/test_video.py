@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +14,8 @@ from PIL import Image
 
 from src.core.errors import ProjectError
 from src.deploy.predictor import BatchedPredictor
-from src.evaluation import drawing, video
-from src.evaluation.closed_loop import PolicyController, Rollout, Suite, drive
+from src.evaluation.driving import drawing, video
+from src.evaluation.driving.closed_loop import PolicyController, Rollout, Suite, drive
 from tests.deploy.standins import SPACE, toy_policy
 from tests.evaluation.drivers import Deaf
 
@@ -62,11 +64,40 @@ def test_an_mp4_plays_at_the_robots_pace(rollouts: list[Rollout], tmp_path: Path
     assert np.abs(decoded[0].astype(float) - pictures[0]).mean() < 6
 
 
+def hide_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FFmpeg without any encoder of H.264, though it can write MPEG-4 and others."""
+    monkeypatch.setattr(video, "CODECS", {"h264_of_another_system": {}})
+
+
+def hide_working(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Encoders that FFmpeg lists but whose hardware is not there."""
+    monkeypatch.setattr(video, "CODECS", {"h264_v4l2m2m": {}, "h264_nvenc": {}, "h264_qsv": {}})
+
+
+def hide_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No PyAV."""
+    monkeypatch.setitem(sys.modules, "av", None)
+
+
+@pytest.fixture()
+def fresh_search() -> Iterator[None]:
+    """The encoder is looked for anew, before and after."""
+    video.h264_encoder.cache_clear()
+    yield
+    video.h264_encoder.cache_clear()
+
+
+@pytest.mark.parametrize("hide", [hide_listed, hide_working, hide_library])
 def test_without_an_encoder_it_is_a_gif(
-    rollouts: list[Rollout], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hide: Callable[[pytest.MonkeyPatch], None],
+    rollouts: list[Rollout],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fresh_search: None,
 ) -> None:
     (tmp_path / "film.mp4").write_text("of an earlier run")
-    monkeypatch.setattr(video, "CODECS", ("no_such_encoder",))
+    hide(monkeypatch)
+    assert video.h264_encoder() is None
     pictures = video.film(rollouts[0], 16, 96, SPACE.scale, PERIOD, "title")
     path = video.encode(tmp_path / "film", pictures, PERIOD)
     assert path.suffix == ".gif" and [p.name for p in tmp_path.iterdir()] == ["film.gif"]
@@ -74,6 +105,27 @@ def test_without_an_encoder_it_is_a_gif(
         assert film.n_frames == len(pictures) and film.info["duration"] == pytest.approx(
             1000 * PERIOD, abs=10
         )
+        film.seek(len(pictures) - 1)
+        shown = np.asarray(film.convert("RGB")).astype(int)
+    assert np.abs(shown - pictures[-1]).mean() < 3
+    path_colour = (np.abs(pictures[-1].astype(int) - drawing.PATH).sum(axis=-1)) < 10
+    assert (
+        path_colour.sum() > 20 and np.abs(shown[path_colour] - drawing.PATH).max() < 40
+    )  # 128 colours lost it
+
+
+def test_every_encoder_that_is_there_writes_what_players_take(
+    rollouts: list[Rollout], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_search: None
+) -> None:
+    pictures = video.film(rollouts[0], 16, 96, SPACE.scale, PERIOD, "title")[:3]
+    for codec in video.CODECS:
+        if codec in av.codecs_available:
+            video.h264_encoder.cache_clear()
+            monkeypatch.setattr(video, "CODECS", {codec: video.CODECS[codec]})
+            if video.h264_encoder() == codec:
+                with av.open(str(video.encode(tmp_path / codec, pictures, PERIOD))) as film:
+                    assert sum(1 for _ in film.decode(video=0)) == 3 * video.REPEATS
+            monkeypatch.undo()
 
 
 def test_the_map_shows_robot_and_objects_where_they_are(rollouts: list[Rollout]) -> None:

@@ -3,14 +3,12 @@
 In: an `Outcome` and `Views`. Out: HTML text. Pictures are embedded as data, drawings are inline SVG.
 """
 
-import base64
-import html
 import io
-from collections.abc import Iterable, Sequence
 
 import numpy as np
 from PIL import Image
 
+from src.core.page import document, picture, section, table, text
 from src.data.check.confounding import measure
 from src.data.check.contents import contents
 from src.data.check.drawing import bars, trajectories
@@ -19,6 +17,7 @@ from src.data.check.outcome import Outcome
 from src.data.check.style import STYLE
 from src.data.check.views import Pair, Scene, Views
 
+JPEG = "image/jpeg"
 LISTED = 10
 """So many files of one kind are listed with their sentences in the open; more unfold at a click."""
 _SIGN = {"error": "✕", "warning": "!", "note": "i"}
@@ -34,47 +33,18 @@ def page(outcome: Outcome, shown: Views) -> str:
     root = outcome.facts.root
     body = [
         f"<header><h1>Data check</h1><p class=root>{text(root.name)}</p>{_verdict(outcome)}</header>",
-        _section("What is in it", _contents(outcome)),
-        _section("Findings", _findings(outcome)),
+        section("What is in it", _contents(outcome)),
+        section("Findings", _findings(outcome)),
     ]
     if outcome.facts.episodes:
         body += [
-            _section("Please confirm", _confirm(shown)),
-            _section("Classes and what needs no eyes", _classes(outcome)),
-            _section("Is the sentence in the picture?", _confounding(outcome)),
-            _section("Scenarios", _scenes(shown)),
+            section("Please confirm", _confirm(shown)),
+            section("Classes and what needs no eyes", _classes(outcome)),
+            section("Is the sentence in the picture?", _confounding(outcome)),
+            section("Scenarios", _scenes(shown)),
         ]
-    body.append(_section("What was asked", _asked(outcome)))
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Data check: {text(root.name)}</title><style>{STYLE}</style></head>\n<body><main>\n"
-        + "\n".join(body).replace(" %", "&nbsp;%")
-        + "\n</main></body></html>\n"
-    )
-
-
-def text(value: object) -> str:
-    """Escaped for HTML; file names and sentences may hold anything."""
-    return html.escape(str(value), quote=True)
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of cells that are HTML already; it scrolls by itself where it is too wide."""
-    top = "".join(f"<th>{cell}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<div class=scroll><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
-
-
-def picture(jpeg: bytes, words: str) -> str:
-    """An embedded JPEG with its caption."""
-    data = base64.b64encode(jpeg).decode()
-    alt = text(words)
-    return f'<figure><img alt="{alt}" src="data:image/jpeg;base64,{data}"><figcaption>{alt}</figcaption></figure>'
-
-
-def _section(title: str, content: str) -> str:
-    return f"<section><h2>{text(title)}</h2>{content}</section>"
+    body.append(section("What was asked", _asked(outcome)))
+    return document(f"Data check: {root.name}", body, STYLE)
 
 
 def _verdict(outcome: Outcome) -> str:
@@ -135,8 +105,8 @@ def _confirm(shown: Views) -> str:
         parts += [
             "<h3>Colours</h3><p>Left as a training will see it. If the right one is true, the colour order is wrong: "
             "turn <code>data.lab.colour_order</code>.</p><div class=pair>",
-            picture(scene.jpeg, "as read (RGB)"),
-            picture(_swapped(scene.jpeg), "red and blue exchanged (BGR)"),
+            picture(scene.jpeg, JPEG, "as read (RGB)"),
+            picture(_swapped(scene.jpeg), JPEG, "red and blue exchanged (BGR)"),
             "</div>",
         ]
     parts += [_pair(pair) for pair in shown.pairs]
@@ -147,10 +117,11 @@ def _pair(pair: Pair) -> str:
     word, must = MEANING[pair.axis]
     key = "data.lab.lateral_sign" if pair.axis == "linear_y" else "data.lab.rotation_sign"
     line = trajectories([_arc(pair.axis)], 120)
+    seen = picture(pair.before, JPEG, "before") + picture(pair.after, JPEG, "after")
     return (
         f"<h3>Sign of {text(word)}</h3><p>{text(pair.episode)}, step {pair.step}: {text(pair.axis)} = "
         f"{pair.value:+.2f} {text(pair.unit)}. Positive means {text(must)}. If the pictures show the opposite, turn "
-        f"<code>{key}</code>.</p><div class=pair>{picture(pair.before, 'before')}{picture(pair.after, 'after')}"
+        f"<code>{key}</code>.</p><div class=pair>{seen}"
         f"<figure>{line}<figcaption>the path that positive {text(pair.axis)} with forward motion must give, seen from "
         "above; the robot starts at the dot and looks up</figcaption></figure></div>"
     )
@@ -222,7 +193,7 @@ def _scenes(shown: Views) -> str:
 
 def _scene(scene: Scene) -> str:
     paths = ", ".join(f"{word} {n}" for word, n in sorted(scene.paths.items(), key=lambda item: -item[1]))
-    image = picture(scene.jpeg, scene.sentence) if scene.jpeg else ""
+    image = picture(scene.jpeg, JPEG, scene.sentence) if scene.jpeg else ""
     return (
         f"<article><h3>{text(scene.name)}</h3><p class=small>{scene.episodes} episodes; path {text(paths)}</p>"
         f"{image}{trajectories(scene.drives, 220)}</article>"
@@ -234,4 +205,4 @@ def _asked(outcome: Outcome) -> str:
     for asked, found in outcome.questions:
         tags = " ".join(f'<span class="tag {f.severity}">{text(f.code)}</span>' for f in found)
         rows.append((text(asked), tags or "nothing found"))
-    return table(["question", "answer"], rows)
+    return table(["question", "answer"], rows, words=(0, 1))

@@ -1,29 +1,43 @@
 """Owns films and contact sheets of closed-loop episodes.
 
-In: rollouts (task, commands, poses). Out: MP4 (h264) where PyAV has the encoder, else GIF, of the best, the median and
-the worst episode, and one PNG with the start, middle and end of several. Frames are not kept while driving: an
-episode is replayed from its recorded commands, which is exact because the simulator is deterministic.
+In: rollouts (task, commands, poses). Out: MP4 where PyAV has an H.264 encoder that works, else GIF, of the best, the
+median and the worst episode, and one PNG with the start, middle and end of several. Every build of FFmpeg can write the
+older MPEG-4 Part 2, but no browser plays it, so the report would show a black box: a GIF plays everywhere. Frames are
+not kept while driving: an episode is replayed from its recorded commands, which is exact because the simulator is
+deterministic.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import cache
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from src.core.errors import ProjectError
 from src.core.files import atomic_path
-from src.evaluation import drawing
-from src.evaluation.closed_loop import Rollout
+from src.evaluation.driving import drawing
+from src.evaluation.driving.closed_loop import Rollout
 from src.sim import Renderer, World
 
 RANKING = "success, then SPL, then how close to the named object it ended"
 REPEATS = 4  # encoded frames per control step: players stumble over 3 frames per second
 HOLD = 5  # control steps for which the last picture stays
-CODECS = ("libx264", "h264")
+CODECS = {
+    "libx264": {"crf": "20", "preset": "veryfast"},
+    "libopenh264": {},
+    "h264_videotoolbox": {},
+    "h264_mf": {},
+}
+"""Encoders of H.264, best first, with their options; the last two are those of macOS and Windows."""
+BIT_RATE = (
+    1_000_000  # bit/s, for encoders without a quality setting; some default to a fifth of it and smear text
+)
 
 
 def ranked(rollouts: Sequence[Rollout]) -> list[Rollout]:
@@ -128,9 +142,11 @@ def encode(stem: Path, pictures: Sequence[np.ndarray], period: float) -> Path:
     path = stem.with_suffix(".mp4" if codec else ".gif")
     with atomic_path(path) as temporary:
         if codec:
-            _encode_mp4(temporary, pictures, period, codec)
+            _write_h264(str(temporary), pictures, period, codec)
         else:
-            images = [Image.fromarray(picture).quantize(128) for picture in pictures]
+            # The octree keeps the few pixels of a drawn path in their colour; the median cut turns them grey.
+            octree = Image.Quantize.FASTOCTREE
+            images = [Image.fromarray(picture).quantize(256, octree) for picture in pictures]
             images[0].save(
                 temporary, save_all=True, append_images=images[1:], duration=round(1000 * period), loop=0
             )
@@ -138,32 +154,36 @@ def encode(stem: Path, pictures: Sequence[np.ndarray], period: float) -> Path:
     return path
 
 
+@cache
 def h264_encoder() -> str | None:
-    """Name of an H.264 encoder that PyAV has here, if any."""
+    """Name of an H.264 encoder that PyAV has and that works here, if any; one without its hardware is only listed."""
     try:
         import av
     except ImportError:
         return None
     for name in CODECS:
         try:
-            av.Codec(name, "w")
-        except (ValueError, av.error.FFmpegError):
+            _write_h264(BytesIO(), [np.zeros((64, 64, 3), np.uint8)], 1.0, name)
+        except (ValueError, OSError, av.error.FFmpegError):
             continue
         return name
     return None
 
 
-def _encode_mp4(path: Path, pictures: Sequence[np.ndarray], period: float, codec: str) -> None:
+def _write_h264(file: Any, pictures: Sequence[np.ndarray], period: float, codec: str) -> None:
+    """MP4 into `file`, a path or a binary stream."""
     import av
     from av.video.stream import VideoStream
 
     rate = Fraction(REPEATS / period).limit_denominator(1000)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate, options={"crf": "20", "preset": "veryfast"})
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream(codec, rate=rate, options=CODECS[codec])
         assert isinstance(stream, VideoStream)
         stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt = "yuv420p"
         stream.thread_count = 1
+        if "crf" not in CODECS[codec]:
+            stream.bit_rate = BIT_RATE
         for picture in pictures:
             for _ in range(REPEATS):
                 container.mux(

@@ -128,7 +128,7 @@ class ProcessFleet:
             for pipe, args in zip(self._pipes, arguments, strict=True):
                 pipe.send((method, args))
             answers = [pipe.recv() for pipe in self._pipes]
-        except (EOFError, BrokenPipeError) as error:
+        except (EOFError, ConnectionError) as error:
             raise RuntimeError("a simulator process ended by itself (killed, or out of memory?)") from error
         for answer in answers:
             if isinstance(answer, Exception):

@@ -16,9 +16,9 @@ import torch
 
 from src.core.errors import ProjectError
 from src.deploy.predictor import BatchedPredictor
-from src.evaluation.fleet import Fleet, LocalFleet
-from src.evaluation.offline import seeded
-from src.evaluation.statistics import Estimate, bootstrap_mean, wilson
+from src.evaluation.driving.fleet import Fleet, LocalFleet
+from src.evaluation.offline.scores import seeded
+from src.evaluation.statistics import POSITIVE, SHARE, Estimate, bootstrap_mean, wilson
 from src.sim import SPLITS, SUITES, Expert, Outcome, Task, World, sample_task
 
 
@@ -182,8 +182,8 @@ def summarise(rollouts: Sequence[Rollout], seed: int = 0) -> dict[str, Estimate]
         known = [bool(value) for value in values if value is not None]
         return wilson(sum(known), len(known))
 
-    def mean(values: Sequence[float]) -> Estimate:
-        return bootstrap_mean(np.array(values, dtype=np.float64), seed)
+    def mean(values: Sequence[float], bounds: tuple[float, float] = POSITIVE) -> Estimate:
+        return bootstrap_mean(np.array(values, dtype=np.float64), seed, bounds=bounds)
 
     return {
         "success": share([o.success for o in outcomes]),
@@ -191,7 +191,7 @@ def summarise(rollouts: Sequence[Rollout], seed: int = 0) -> dict[str, Estimate]
         "timeout": share([o.timeout for o in outcomes]),
         "right_object": share([o.right_object for o in outcomes]),
         "right_side": share([o.right_side for o in outcomes]),
-        "spl": mean([o.spl for o in outcomes]),
+        "spl": mean([o.spl for o in outcomes], SHARE),
         "path_length": mean([o.path_length for o in outcomes]),
         "path_excess": mean([o.path_length / max(o.shortest_path, 1e-6) - 1 for o in outcomes if o.success]),
         "steps": mean([o.steps for o in outcomes]),

@@ -2,7 +2,7 @@
 
 In: figures (`Estimate`, `PairedTest`, `Verdict`) nested in dictionaries. Out: plain JSON with a schema version, every
 figure with its n and interval, a flat `metrics` map for tables, and a verdict line. Same run, same seeds, same
-figures; only `timings` differ between two evaluations.
+figures; only `timings` and `latency` differ between two evaluations.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from src.core.errors import ProjectError
 from src.core.files import atomic_write_json
 from src.evaluation.statistics import Estimate, PairedTest
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILE = "report.json"
-_DETAIL = ("scenarios",)  # too fine for the flat map; they stay in their place
+RESERVED = ("schema_version", "verdict", "settings", "provenance", "failed", "metrics", "files", "timings")
+"""Top-level keys that are no part's section."""
+_DETAIL = ("scenarios", "phases", "files")  # too fine for the flat map; they stay in their place
 
 
 def plain(value: Any) -> Any:
@@ -31,7 +33,11 @@ def plain(value: Any) -> Any:
 
 
 def metrics(report: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """Every figure of a report as `path/to/figure` → value, for tables, W&B and searches."""
+    """Every figure of a report as `path/to/figure` → value, for tables, W&B and searches.
+
+    A figure is whatever has an n and an interval. Lists, and tables per scenario and per phase, are too fine for it;
+    a figure without a value (nothing was measured) is left out.
+    """
     out: dict[str, float] = {}
     for key, item in report.items():
         path = f"{prefix}{key}"
@@ -52,16 +58,54 @@ def not_beaten(comparisons: Mapping[str, PairedTest]) -> list[str]:
     return [name for name, test in comparisons.items() if not test.better]
 
 
-def verdict_line(verdict: Mapping[str, Any]) -> str:
-    """`success 77 % (…) on full1/layout · listens: yes · looks: yes · …`, the first line of the report."""
+VERDICTS = {
+    "listens": "listens",
+    "looks": "looks",
+    "remembers": "uses its history",
+    "objects": "tells objects apart",
+}
+"""Key of an answer in the verdict → what it is called."""
+
+
+def verdict_line(verdict: Mapping[str, Any], baselines: Mapping[str, Any] | None = None) -> str:
+    """`success 77 % (…) on full1/layout · listens: yes · looks: yes · …`, the first line of the report.
+
+    `baselines`: their section, which knows how few pairs were too few.
+    """
     parts = [verdict["success"]] if verdict["success"] else []
     parts += [f"{name}: {verdict[key]['answer']}" for key, name in VERDICTS.items()]
-    beaten = verdict["not_beaten"]
-    parts.append(f"does not beat: {', '.join(beaten)}" if beaten else "")
-    return " · ".join(part for part in parts if part)
+    parts += [f"does not beat: {', '.join(verdict['not_beaten'])}"] if verdict["not_beaten"] else []
+    few = too_few(verdict, baselines)
+    parts += [f"too few to tell: {few}"] if few else []
+    parts += [f"FAILED to measure: {', '.join(verdict['failed'])}"] if verdict["failed"] else []
+    return " · ".join(parts)
 
 
-VERDICTS = {"listens": "listens", "looks": "looks", "objects": "tells objects apart"}
+def too_few(verdict: Mapping[str, Any], baselines: Mapping[str, Any] | None = None) -> str:
+    """`random, clock (6 groups)`: baselines whom no result could have beaten with so few pairs; empty for none.
+
+    `baselines`: their section, figures as objects or plain; without it, or where it does not hold these names, the
+    number of pairs is left out. Reports of older evaluations have no such list.
+    """
+    names = list(verdict.get("too_few") or [])
+    if not names:
+        return ""
+    section = plain(baselines or {})
+    listed, tests = section.get("too_few") or {}, section.get("advantage") or {}
+    places = [("episode", arms, (tests.get("closed_loop") or {}).get(suite) or {})
+              for suite, arms in (listed.get("closed_loop") or {}).items()]  # fmt: skip
+    places.append(("group", listed.get("offline") or [], tests.get("offline") or {}))
+    for unit, found, compared in places:  # the first suite is the one that the verdict speaks of
+        if set(names) <= set(found) & set(compared):
+            n = compared[names[0]]["difference"]["n"]
+            return f"{', '.join(names)} ({n} {unit}{'s' * (n != 1)})"
+    return ", ".join(names)
+
+
+def sections(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any] | None]:
+    """Part → its section, in the order of measuring; None where the part failed."""
+    return {key: item for key, item in report.items() if key not in RESERVED}
+
 
 SPLIT_ROLES = {
     "val": "val, which also chose the checkpoint",

@@ -1,8 +1,8 @@
 """Owns the opponents that know next to nothing: a policy that cannot beat them has learned nothing that matters.
 
 In: recorded actions of the training split (fitted on nothing else). Out: predictions on the held-out frames and a
-controller for the simulator, one class per baseline. A clock that scores well means that the data can be
-replayed by heart; a mean that scores well means that the metric is blind.
+controller for the simulator, one class per baseline; the opponents that look are in nearest.py. A clock that scores
+well means that the data can be replayed by heart; a mean that scores well means that the metric is blind.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from src.core.errors import ProjectError
 from src.data.actions import ActionSpace
-from src.evaluation.offline import Truth
+from src.evaluation.offline.scores import Truth
 from src.sim import Task, World
 
 
@@ -98,8 +98,9 @@ class StraightAhead(_Constant):
     def _fit(self, episodes: Sequence[np.ndarray], space: ActionSpace) -> None:
         if "forward" not in space.classes:
             raise ProjectError(
-                f"evaluation.baselines: 'straight' needs a class named 'forward' in the action space, found "
-                f"{', '.join(space.classes)}; add it to data.action.classes or drop 'straight' from the list"
+                "evaluation.parts.baselines.names: 'straight' needs a class named 'forward' in the "
+                "action space, found "
+                f"{', '.join(space.classes) or 'none'}; add it to data.action.classes, or drop 'straight'."
             )
         direction = np.array(space.classes["forward"]) * space.scale
         unit = direction / np.linalg.norm(direction)
@@ -136,7 +137,8 @@ class Clock(Baseline):
 
 
 class Random(Baseline):
-    """Uniform within the limits, with a fixed seed."""
+    """Uniform within the limits, with a fixed seed. Each simulated task has dice of its own, "
+    "whatever drives beside it."""
 
     name = "random"
 
@@ -150,6 +152,16 @@ class Random(Baseline):
     def predict(self, truth: Truth) -> np.ndarray:
         self._rng = np.random.default_rng(self.seed)
         return super().predict(truth)
+
+    def reset(self, tasks: Sequence[Task]) -> None:
+        super().reset(tasks)
+        self._dice = [np.random.default_rng([self.seed, task.index]) for task in tasks]
+
+    def act(self, worlds: Sequence[World], frames: np.ndarray | None, active: np.ndarray) -> np.ndarray:
+        actions = np.zeros((len(self._dice), self.dim), dtype=np.float32)
+        for i in np.flatnonzero(active):
+            actions[i] = self._dice[i].uniform(self.low, self.high)
+        return actions
 
     def chunk(self, t: np.ndarray, previous: np.ndarray, horizon: int) -> np.ndarray:
         return self._rng.uniform(self.low, self.high, size=(len(t), horizon, len(self.low)))
@@ -165,14 +177,18 @@ def check_names(names: Sequence[str]) -> None:
     for name in names:
         if name not in BASELINES:
             raise ProjectError(
-                f"evaluation.baselines: no baseline is called '{name}'; there are {', '.join(BASELINES)}"
+                f"evaluation.parts.baselines.names: no baseline is called '{name}', expected some of "
+                f"{', '.join(BASELINES)}; correct it."
             )
 
 
 def fit_baselines(names: Sequence[str], episodes: Sequence[np.ndarray], space: ActionSpace) -> list[Baseline]:
     """Build and fit the named baselines on the training split's actions, each (T, A) in SI units."""
     if not episodes:
-        raise ProjectError("evaluation.baselines: the training split is empty, so there is nothing to fit")
+        raise ProjectError(
+            "evaluation.parts.baselines: the training split is empty, expected episodes to fit to; "
+            "raise data.split.train."
+        )
     check_names(names)
     fitted = []
     for name in names:

@@ -1,8 +1,8 @@
 """Owns the comparison of predicted with recorded actions on held-out episodes.
 
-In: a policy and a loader of batches. Out: errors in SI units at the action that would be executed (horizon index 0)
-and over the whole horizon, direction accuracy, within-tolerance share, class macro-F1, per scenario. Intervals
-redraw whole groups of episodes, because frames of one drive are not independent.
+In: a policy and a loader of batches. Out: errors in SI units at the action that would be executed (horizon index 0),
+over the whole horizon and at each step of it, direction accuracy, within-tolerance share, class macro-F1, per scenario.
+Intervals redraw whole groups of episodes, because frames of one drive are not independent.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from src.core.errors import ProjectError
 from src.data.actions import ActionSpace
 from src.data.batch import Batch
-from src.evaluation.statistics import Estimate, bootstrap, bootstrap_ratio
+from src.evaluation.statistics import POSITIVE, SHARE, Estimate, bootstrap, bootstrap_ratio
 from src.model.policy import Policy
 
 
@@ -123,6 +123,11 @@ def frame_error(predicted: np.ndarray, truth: Truth, space: ActionSpace) -> np.n
     return np.mean(np.abs(predicted[:, 0] - truth.actions[:, 0]) / half_range(space), axis=1)
 
 
+def select(truth: Truth, rows: np.ndarray) -> Truth:
+    """The recording at some frames only; `rows`: (S,) bool or indices."""
+    return Truth(**{f.name: getattr(truth, f.name)[rows] for f in dataclasses.fields(truth)})
+
+
 def by_group(values: np.ndarray, group: np.ndarray) -> np.ndarray:
     """(S,) values → (G,) mean per group, groups in sorted order: the independent units of a paired test."""
     _, index = np.unique(group, return_inverse=True)
@@ -146,11 +151,16 @@ def score(
     groups, index = np.unique(truth.group, return_inverse=True)
     clusters = len(groups)
 
-    def ratio(values: np.ndarray, counts: np.ndarray | None = None, root: bool = False) -> Estimate:
+    def ratio(
+        values: np.ndarray,
+        counts: np.ndarray | None = None,
+        root: bool = False,
+        bounds: tuple[float, float] = POSITIVE,
+    ) -> Estimate:
         counts = np.ones(len(values)) if counts is None else counts
         sums = np.bincount(index, weights=values, minlength=clusters)
         n = np.bincount(index, weights=counts, minlength=clusters)
-        return bootstrap_ratio(sums, n, seed, transform=np.sqrt if root else None)
+        return bootstrap_ratio(sums, n, seed, transform=np.sqrt if root else None, bounds=bounds)
 
     error = predicted - truth.actions
     now = error[:, 0]
@@ -166,11 +176,11 @@ def score(
         "rmse": {name: ratio(now[:, a] ** 2, root=True) for a, name in axes},
         "mae_horizon": {name: ratio(np.abs(whole[..., a]).sum(axis=1), valid) for a, name in axes},
         "rmse_horizon": {name: ratio((whole[..., a] ** 2).sum(axis=1), valid, root=True) for a, name in axes},
-        "within_tolerance": ratio(within.astype(np.float64)),
+        "within_tolerance": ratio(within.astype(np.float64), bounds=SHARE),
     }
     if space.classes:
         called, true = space.classify(predicted[:, 0]), space.classify(truth.actions[:, 0])
-        out["direction_accuracy"] = ratio((called == true).astype(np.float64))
+        out["direction_accuracy"] = ratio((called == true).astype(np.float64), bounds=SHARE)
         out["macro_f1"] = macro_f1(called, true, index, len(space.classes), seed)
     if per_scenario:
         out["scenarios"] = {
@@ -180,11 +190,35 @@ def score(
     return out
 
 
+def point_scores(predicted: np.ndarray, truth: Truth, space: ActionSpace) -> dict[str, float]:
+    """`error` and, where the action space has classes, `direction_accuracy`, without intervals: in milliseconds."""
+    out = {"error": float(frame_error(predicted, truth, space).mean())}
+    if space.classes:
+        right = space.classify(predicted[:, 0]) == space.classify(truth.actions[:, 0])
+        out["direction_accuracy"] = float(right.mean())
+    return out
+
+
+def over_horizon(
+    predicted: np.ndarray, truth: Truth, space: ActionSpace, seed: int = 0
+) -> dict[str, Estimate]:
+    """`error` (mean over axes, share of half range) at each step of the chunk: "1" is the executed action, "2" the one
+    after it, … H. Steps beyond the end of an episode count nowhere, so n falls from step to step."""
+    _, index = np.unique(truth.group, return_inverse=True)
+    error = np.mean(np.abs(predicted - truth.actions) / half_range(space), axis=2)  # (S, H)
+    out = {}
+    for step in range(error.shape[1]):
+        valid = truth.mask[:, step]
+        sums = np.bincount(index, weights=np.where(valid, error[:, step], 0.0))
+        counts = np.bincount(index, weights=valid.astype(np.float64))
+        out[str(step + 1)] = bootstrap_ratio(sums, counts, seed, bounds=POSITIVE)
+    return out
+
+
 def _scenario(
     predicted: np.ndarray, truth: Truth, space: ActionSpace, tolerance: float, seed: int, rows: np.ndarray
 ) -> dict[str, object]:
-    part = Truth(**{f.name: getattr(truth, f.name)[rows] for f in dataclasses.fields(truth)})
-    return score(predicted[rows], part, space, tolerance, seed, per_scenario=False)
+    return score(predicted[rows], select(truth, rows), space, tolerance, seed, per_scenario=False)
 
 
 def macro_f1(
@@ -208,4 +242,4 @@ def macro_f1(
         present = support > 0
         return (f1 * present).sum(axis=1) / np.maximum(present.sum(axis=1), 1)
 
-    return bootstrap(statistic, clusters, len(true), seed)
+    return bootstrap(statistic, clusters, len(true), seed, bounds=SHARE)

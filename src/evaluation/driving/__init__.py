@@ -1,0 +1,1 @@
+"""Driving simulated tasks, and the films of it."""

@@ -1,0 +1,1 @@
+"""Scores of recorded drives: errors, phases, trajectories, curves."""

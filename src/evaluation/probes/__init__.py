@@ -1,0 +1,1 @@
+"""Changed inputs: does the policy listen, look and remember?"""

@@ -1,0 +1,1 @@
+"""What a run says of itself: report.json, report.html, the screen."""
