@@ -74,12 +74,12 @@ def evaluate_run(
 def _target(folder: Path, name: str | None, changed: DictConfig | None, checkpoint: str) -> Path:
     """Where the report goes: the run itself for its own evaluation; otherwise a folder of the user's name, or one per
     settings, so that no evaluation replaces another one."""
-    if name is None and changed is None:
+    if name is not None:
+        return folder / "evaluations" / name
+    if changed is None:
         return folder
-    digest = hashlib.sha256(
-        f"{checkpoint} {OmegaConf.to_yaml(changed, resolve=True, sort_keys=True)}".encode()
-    )
-    return folder / "evaluations" / (name or f"custom-{digest.hexdigest()[:6]}")
+    settings = f"{checkpoint} {OmegaConf.to_yaml(changed, resolve=True, sort_keys=True)}"
+    return folder / "evaluations" / f"custom-{hashlib.sha256(settings.encode()).hexdigest()[:6]}"
 
 
 def mend(folder: Path, report: Mapping[str, Any]) -> None:

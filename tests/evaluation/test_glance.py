@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, open_dict
 
 from src.core.errors import ProjectError
 from src.evaluation.base import Figures, Part
@@ -40,7 +40,8 @@ def small(compose: Callable[..., Any], overrides: list[str], folder: Path, every
         "train", *overrides, f"run_folder={folder}", "trainer.max_epochs=2", "logger=csv"
     )
     part = {"_target_": f"{__name__}.Disturbing", "every_n_epochs": every}
-    cfg.evaluation = OmegaConf.merge(cfg.evaluation, {"parts": {"mine": part}})
+    with open_dict(cfg):
+        cfg.evaluation.parts.mine = part
     return cfg
 
 
