@@ -5,6 +5,7 @@ Out: the finished file or folder. Operating-system failures become a ProjectErro
 """
 
 import fcntl
+import hashlib
 import json
 import math
 import os
@@ -119,6 +120,17 @@ def exclusive(path: Path) -> Iterator[None]:
     with handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of the file's content in hex digits, read in blocks of 1 MiB; empty where there is no such file."""
+    if not path.is_file():
+        return ""
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _plain(obj: Any) -> Any:

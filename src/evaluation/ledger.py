@@ -7,7 +7,6 @@ checkpoint may not choose another one of the same run.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from src.core.errors import ProjectError
-from src.core.files import atomic_write_json, exclusive
+from src.core.files import atomic_write_json, exclusive, file_sha256
 
 FILE = "test_reads.json"
 
@@ -34,7 +33,7 @@ class Reading:
         Raises:
             ProjectError: it was read for another checkpoint before, and `allow_second` is false.
         """
-        digest = _digest(checkpoint)
+        digest = file_sha256(checkpoint)[:16]
         with exclusive(run / FILE):
             entries = read(run)
             others = [entry for entry in entries if entry["sha256"] != digest]
@@ -80,12 +79,3 @@ def read(run: Path) -> list[dict[str, Any]]:
             f"{path}: found no JSON ({error}), expected the list of readings of the test split; restore the file."
         ) from error
     return entries
-
-
-def _digest(path: Path) -> str:
-    """First 16 hex digits of the file's SHA-256."""
-    digest = hashlib.sha256()
-    with path.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:16]

@@ -17,7 +17,7 @@ import numpy as np
 from rich.progress import Progress
 
 from src.core.errors import ProjectError
-from src.core.files import atomic_write_json
+from src.core.files import atomic_write_json, file_sha256
 from src.data.episode import Episode, open_episode, write_episode
 from src.external.levels import (
     AXES,
@@ -124,7 +124,7 @@ def collect(
                 if problem is not None:
                     left_out[problem] += 1
                 else:
-                    files[path.name] = _sha256(path)
+                    files[path.name] = file_sha256(path)
                     frames += length or 0
                 bar.advance(line)
     if not files:
@@ -218,7 +218,7 @@ def _prepare(folder: Path, settings: Settings) -> dict[str, Any] | None:
                 f"{folder} holds a data set with {', '.join(different)}; choose another data.root, or delete it."
             )
         if name == MARKER:
-            if all(_sha256(folder / file) == digest for file, digest in found["files"].items()):
+            if all(file_sha256(folder / file) == digest for file, digest in found["files"].items()):
                 return dict(found)
             path.unlink()  # a file is gone or damaged: the good ones are kept, the others recorded again
         break
@@ -242,7 +242,3 @@ def _keep(path: Path, settings: Settings) -> int | None:
     if found.attributes.get("settings") != settings.digest or found.id != path.stem:
         return None
     return len(found.frames)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""

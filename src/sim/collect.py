@@ -25,7 +25,7 @@ from typing import Any
 from rich.progress import Progress
 
 from src.core.errors import ProjectError
-from src.core.files import atomic_write_json
+from src.core.files import atomic_write_json, file_sha256
 from src.data.episode import open_episode, write_episode
 from src.sim.recording import Settings, record
 
@@ -137,7 +137,7 @@ def _prepare(folder: Path, settings: Settings) -> dict[str, Any] | None:
     if (folder / MARKER).exists():
         dataset = read_dataset(folder)
         _require_same(folder, dataset["settings"], wanted)
-        whole = all(_sha256(folder / name) == digest for name, digest in dataset["files"].items())
+        whole = all(file_sha256(folder / name) == digest for name, digest in dataset["files"].items())
         if whole and dataset["settings"] == wanted:
             return {**dataset, "kept": dataset["episodes"]}
         # More are wanted, or a file is gone or damaged: the good ones are kept, the others recorded.
@@ -200,12 +200,6 @@ def _finish(folder: Path, settings: Settings, slots: list[_Slot]) -> dict[str, A
     return {**dataset, "kept": sum(slot.kept for slot in slots)}
 
 
-def _sha256(path: Path) -> str:
-    if not path.is_file():
-        return ""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 # ---------------------------------------------------------------- the work
 
 
@@ -220,13 +214,13 @@ def _do_slot(folder: Path, settings: Settings, slot: int) -> _Slot:
         else:
             if found.attributes.get("settings") == settings.digest and found.id == path.stem:
                 dropped = int(found.attributes["dropped_attempts"])
-                return _Slot(path.name, _sha256(path), len(found.frames), dropped, kept=True)
+                return _Slot(path.name, file_sha256(path), len(found.frames), dropped, kept=True)
             path.unlink()
     episode, dropped = record(settings, slot)
     if episode is None:
         return _Slot(None, "", 0, dropped, kept=False)
     write_episode(path, episode)
-    return _Slot(path.name, _sha256(path), len(episode.frames), dropped, kept=False)
+    return _Slot(path.name, file_sha256(path), len(episode.frames), dropped, kept=False)
 
 
 def _cores() -> int:

@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from src.data.frames import FrameStore, resize_frames
 from src.data.layouts import LabOptions
 from tests.data.builders import make_episode, write_lab_file
 from tests.data.check.folders import scene
+from tests.data.processes import go, waiting
 
 ROOT = Path(__file__).resolve().parents[2]
 FRAMES = np.random.default_rng(0).integers(0, 256, (5, 3, 8, 8), dtype=np.uint8)
@@ -161,19 +161,7 @@ print(int(sum(store.get(row).sum() for row in range(len(files)))))
 
 
 def child(root: Path, pause: float, code: str = CHILD, *arguments: str) -> "subprocess.Popen[str]":
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(root), str(pause), *arguments],
-        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
-
-
-def go(process: "subprocess.Popen[str]") -> None:
-    assert process.stdin is not None
-    process.stdin.write("\n")
-    process.stdin.flush()
+    return waiting(code, root, pause, *arguments)
 
 
 def expected_sum(root: Path) -> int:

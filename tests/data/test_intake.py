@@ -23,6 +23,7 @@ from src.data.layouts import LabOptions
 from src.data.split import SPLITS, KFold, SplitRule
 from tests.data.builders import make_episode, make_folder, write_lab_v5
 from tests.data.modules import make_module
+from tests.data.processes import go, waiting
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = {
@@ -324,19 +325,7 @@ print(json.dumps({**made.manifest(), "total": total}))
 
 
 def child(root: Path, pause: float) -> "subprocess.Popen[str]":
-    process = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(root / "data"), str(root / "work.txt"), str(pause)],
-        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
-
-
-def go(process: "subprocess.Popen[str]") -> None:
-    assert process.stdin is not None
-    process.stdin.write("\n")
-    process.stdin.flush()
+    return waiting(CHILD, root / "data", root / "work.txt", pause)
 
 
 def work(root: Path) -> int:

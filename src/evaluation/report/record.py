@@ -53,11 +53,6 @@ def metrics(report: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     return out
 
 
-def not_beaten(comparisons: Mapping[str, PairedTest]) -> list[str]:
-    """Baselines over which the policy has no advantage beyond the noise (paired by episode or group)."""
-    return [name for name, test in comparisons.items() if not test.better]
-
-
 VERDICTS = {
     "listens": "listens",
     "looks": "looks",
