@@ -61,7 +61,7 @@ def train(cfg: "DictConfig") -> dict[str, float]:
         facts = facts_for_report(record.fields, best.name)
         report = evaluation.run(start.folder, policy, datamodule, facts, start.folder, best)
         show(report, start.folder)
-        figures = stages.conclude(record, report["metrics"], media.gather(report, start.folder))
+        figures = stages.conclude(record, report["metrics"], report, media.gather(report, start.folder))
         require_whole(report, start.folder)
         return figures
 

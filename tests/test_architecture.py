@@ -32,6 +32,9 @@ DIRECTIONS = {
         "model.policy", "model.senses", "sim",
     ),
     "experiment": ("data.actions", "data.datamodule", "data.normalizer", "model.policy"),
+    "comparison": ("experiment", "evaluation.statistics", "evaluation.report"),
+    "plugins": ("comparison", "sweep"),
+    "sweep": ("experiment",),
     "external": ("data.actions", "data.datamodule", "data.episode", "deploy", "evaluation"),
 }  # fmt: skip
 HEAVY = {

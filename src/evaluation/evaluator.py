@@ -25,6 +25,7 @@ from src.evaluation.ledger import Reading
 from src.evaluation.probes.verdicts import Verdict
 from src.evaluation.report import page, record
 from src.model.policy import Policy
+from src.sim import SUITE_VERSION
 from src.sim.instructions import LANGUAGES
 
 log = logging.getLogger(__name__)
@@ -206,6 +207,7 @@ class Evaluation:
         return {
             "split": self.split,
             "suites": [asdict(suite) for suite in self.suites],
+            "suite_version": SUITE_VERSION,
             "language": self.language,
             "execute": self.execute,
             "temporal_ensemble": self.temporal_ensemble,

@@ -21,7 +21,15 @@ from src.evaluation.checks import check_same_data
 from src.experiment.checkpoint import checkpoint_path, load_policy, read_checkpoint
 from src.experiment.quiet import silence
 from src.experiment.run_record import FILE as RECORD
-from src.experiment.run_record import amend, evaluation_failed, facts_for_report, read_record, selected
+from src.experiment.run_record import (
+    amend,
+    cost,
+    evaluation_failed,
+    facts_for_report,
+    read_record,
+    selected,
+    told_by,
+)
 
 
 def evaluate_run(
@@ -86,8 +94,16 @@ def mend(folder: Path, report: Mapping[str, Any]) -> None:
     """Note the figures of the run's own evaluation in its record, if the one after the training had failed."""
     fields = read_record(folder)
     if evaluation_failed(fields) and not report["failed"]:
-        metrics = {**selected(fields), **report["metrics"]}
-        amend(folder, state="finished", error=None, metrics=metrics)
+        told = told_by(report)
+        amend(
+            folder,
+            state="finished",
+            error=None,
+            metrics={**selected(fields), **report["metrics"]},
+            verdict=told["verdict"],
+            evaluation=told["evaluation"],
+            cost=cost(fields, told["latency_p50_ms"]),
+        )
 
 
 def chosen_device(name: str) -> torch.device:

@@ -4,6 +4,7 @@ In: the repository folder and the running process. Out: plain dictionaries for r
 Nothing here fails when something is absent: outside a git repository the code version is null, not an error.
 """
 
+import contextlib
 import hashlib
 import importlib.metadata
 import os
@@ -102,6 +103,19 @@ def command() -> str:
     main = getattr(sys.modules.get("__main__"), "__spec__", None)
     head = f"python -m {main.name}" if main is not None else f"python {program}"
     return " ".join([head, *sys.argv[1:]])
+
+
+def reset_peak_memory() -> None:
+    """Begin the measurement of peak memory anew: a sweep runs several runs in one process, one after the other.
+
+    Where the system cannot do so (not Linux), the figures of the second run and later are those of the whole process.
+    """
+    import torch
+
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark, see proc(5)
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        torch.cuda.reset_peak_memory_stats(index)
 
 
 def peak_memory() -> dict[str, float]:

@@ -23,7 +23,9 @@ FREE = (
     "logger",
     "callbacks.progress",
     "name",
-)  # these change what is shown, not the result
+    "comparison",
+    "trial",
+)  # these change what is shown, and to what the run belongs, not its result
 _GLOBAL_GROUPS = ("experiment", "debug")
 
 

@@ -5,6 +5,7 @@ Out: <run>/run.json (and <run>/changes.diff for uncommitted code), replaced atom
 instant leaves a readable record. A lock held by the living process tells a killed run from a running one.
 """
 
+import hashlib
 import json
 import os
 import sys
@@ -23,7 +24,8 @@ from src.experiment import provenance
 from src.experiment.signals import Interrupted
 
 FILE = "run.json"
-_LOCK_PATIENCE_S = 8.0  # loader workers of a killed run hold its lock until they notice, a few seconds
+UNHASHED = ("run_folder", "resume")
+"""Root keys that a run's hash leaves out: the same run elsewhere, or going on, is the same run."""
 _REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -58,8 +60,10 @@ class RunRecord:
         self._earlier_s = float(previous.get("wall_s", 0.0))
         self._began = time.perf_counter()
         self.fields: dict[str, Any] = {
-            "format": 1,
+            "format": 2,
             "name": self.config.get("name"),
+            "experiment": _chosen("experiment"),
+            "arm": self.config.get("arm"),
             "state": "running",
             "error": None,
             "stage": "training",
@@ -68,7 +72,13 @@ class RunRecord:
             "wall_s": self._earlier_s,
             "seed": self.config.get("seed"),
             "command": previous.get("command", this["command"]),
+            "config_hash": config_hash(self.config),
+            "config": self.config,
+            "overrides": _overrides(),
             "metrics": {},
+            "verdict": {},
+            "cost": {},
+            "evaluation": {},
             "training": {},
             "checkpoints": {},
             "data": {},
@@ -147,6 +157,31 @@ class RunRecord:
         return plain
 
 
+def config_hash(config: Mapping[str, Any]) -> str:
+    """A name for a resolved config: two runs with the same hash were asked to do the same.
+
+    Every leaf counts except `UNHASHED`, which say where a run lies and not what it does.
+    """
+    kept = {key: value for key, value in config.items() if key not in UNHASHED}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _chosen(group: str) -> str | None:
+    """The option of a config group that this process was started with, e.g. `experiment` → `lora_placement`."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if not HydraConfig.initialized():
+        return None
+    choice = HydraConfig.get().runtime.choices.get(group)
+    return None if choice is None else str(choice)
+
+
+def _overrides() -> list[str]:
+    from hydra.core.hydra_config import HydraConfig
+
+    return [str(text) for text in HydraConfig.get().overrides.task] if HydraConfig.initialized() else []
+
+
 def facts_for_report(fields: Mapping[str, Any], checkpoint: str) -> dict[str, Any]:
     """What a reader of the report should know of the run; `fields`: of its record, `checkpoint`: the file measured."""
     data, model = fields["data"], fields["model"]
@@ -169,6 +204,41 @@ def facts_for_report(fields: Mapping[str, Any], checkpoint: str) -> dict[str, An
         },
         "training": fields["training"],
         "memory": fields["memory"],
+    }
+
+
+def told_by(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What run.json keeps of a report beside its figures: the answers, what was measured, the time of a control step.
+
+    So that a list of runs and a table need one small file of each run.
+    """
+    verdict = report.get("verdict") or {}
+    answers = {key: item["answer"] for key, item in verdict.items() if isinstance(item, Mapping)}
+    lists = {key: verdict[key] for key in ("not_beaten", "too_few", "failed") if key in verdict}
+    latency = (report.get("latency") or {}).get("p50_ms") or {}
+    return {
+        "verdict": {**answers, **lists, "line": verdict.get("line")},
+        "evaluation": dict(report.get("settings") or {}),
+        "latency_p50_ms": latency.get("value"),
+    }
+
+
+def cost(fields: Mapping[str, Any], latency_p50_ms: float | None = None) -> dict[str, float | None]:
+    """What a run took: counts of parameters, minutes, GB, ms. None where nobody measured it.
+
+    `train_minutes` are the optimizer steps alone, without validation and set-up, so that they compare between a quiet
+    and a slow disk; `total_minutes` are everything. `peak_memory_gb` is that of the GPUs where the run used one, else
+    that of the process.
+    """
+    model, training, memory = fields["model"], fields["training"], fields["memory"]
+    seconds = training.get("step_seconds")
+    return {
+        "parameters": model.get("parameters"),
+        "trainable_parameters": model.get("trainable"),
+        "train_minutes": None if seconds is None else round(seconds / 60, 3),
+        "total_minutes": round(fields["wall_s"] / 60, 3),
+        "peak_memory_gb": memory.get("gpu_gb") or memory.get("process_gb"),
+        "latency_p50_ms": latency_p50_ms,
     }
 
 

@@ -5,10 +5,10 @@ In: the composed config and the objects built from it. Out: a started run record
 a trained policy with its best weights, the figures of the report in run.json, W&B and the return value.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
@@ -31,8 +31,9 @@ from src.experiment.checkpoint import (
     refuse_other_config,
     restore,
 )
+from src.experiment.provenance import reset_peak_memory
 from src.experiment.resume import Start, where_to_start
-from src.experiment.run_record import RunRecord, read_record, selected
+from src.experiment.run_record import RunRecord, cost, read_record, selected, told_by
 from src.experiment.signals import StopRequest
 
 if TYPE_CHECKING:
@@ -51,8 +52,14 @@ def begin(cfg: DictConfig) -> Start:
     if HydraConfig.initialized():
         overrides = list(HydraConfig.get().overrides.task)
         in_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
+    if cfg.get("comparison") is not None and cfg.get("arm") is None:
+        raise ProjectError(
+            f"name={cfg.name}: this experiment compares arms, expected a sweep over them; add --multirun, and choose "
+            "one arm with arm=<name> if you want no other."
+        )
     quiet.silence()
     keep_freed_memory()
+    reset_peak_memory()
     _check_machine(cfg)
     start = where_to_start(cfg, overrides, in_sweep)
     if start.checkpoint is not None:
@@ -282,10 +289,19 @@ def restore_best(policy: "Policy", record: RunRecord, device: torch.device) -> P
     return path
 
 
-def conclude(record: RunRecord, figures: dict[str, float], shown: "Shown | None" = None) -> dict[str, float]:
+def conclude(
+    record: RunRecord,
+    figures: dict[str, float],
+    report: Mapping[str, Any] | None = None,
+    shown: "Shown | None" = None,
+) -> dict[str, float]:
     """Note the figures of the report in run.json and, where it runs, in W&B with what the report shows; return them."""
     everything = {**selected(record.fields), **figures}
+    told = told_by(report or {})
     record.note("metrics", **everything)
+    record.note("verdict", **told["verdict"])
+    record.note("evaluation", **told["evaluation"])
+    record.note("cost", **cost(record.fields, told["latency_p50_ms"]))
     if record.uses_wandb:
         from src.experiment import wandb_logger
 

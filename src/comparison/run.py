@@ -1,0 +1,100 @@
+"""Owns what a table knows of one run, wherever it was kept: in its folder, or in W&B.
+
+In: a run record (run.json) or what the logger sent of it. Out: `Run`, plain values under the names of run.json. The
+two sources give equal Runs for the same run, so that a table does not depend on where it was read from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from src.core.errors import ProjectError
+from src.experiment.run_record import read_record
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished (or failed, or running) run."""
+
+    id: str
+    """Where to find it: the run folder, or `<entity>/<project>/<id>` in W&B."""
+    experiment: str | None
+    """The comparison that it belongs to, else null."""
+    arm: str | None
+    seed: int | None
+    state: str
+    """finished | failed | interrupted | killed | running | pruned | imported"""
+    config: Mapping[str, Any]
+    """Resolved, nested."""
+    config_hash: str | None
+    data: Mapping[str, Any]
+    """Section `data` of run.json: hashes of data, split and words, episodes per split."""
+    code: Mapping[str, Any]
+    """sha, dirty, diff_sha256 of the code."""
+    packages: Mapping[str, str]
+    """The main packages and their versions."""
+    metrics: Mapping[str, float]
+    """Flat figures, e.g. `closed_loop/full1/layout/policy/success`."""
+    cost: Mapping[str, float | None]
+    """trainable_parameters, parameters, train_minutes, total_minutes, peak_memory_gb, latency_p50_ms."""
+    verdict: Mapping[str, Any]
+    """Answers of the report: listens, looks, remembers …, not_beaten."""
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    """What was measured: section `settings` of report.json (suites with versions, episodes, split …)."""
+    machine: str | None = None
+    started: str | None = None
+    command: str | None = None
+    error: str | None = None
+    base_model: Mapping[str, Any] | None = None
+    """id and fingerprint of the weights that training started from."""
+    wandb: str | None = None
+    """Path of its W&B run, where it has one."""
+
+
+def from_folder(folder: Path) -> Run:
+    """The run of a folder.
+
+    Raises:
+        ProjectError: no record there, or one of a version that kept too little to be compared.
+    """
+    record = read_record(folder)
+    if "config" not in record:
+        raise ProjectError(
+            f"{folder}/run.json: found a record without its config (format {record.get('format')}), expected format 2; "
+            "it was made by an older version, run it again."
+        )
+    return from_record(str(folder), record)
+
+
+def from_record(run_id: str, record: Mapping[str, Any]) -> Run:
+    """The run that a record (content of run.json, or the same values from W&B) describes."""
+    from src.experiment.provenance import MAIN_PACKAGES
+
+    machine = record.get("machine") or {}
+    return Run(
+        id=run_id,
+        experiment=record.get("experiment"),
+        arm=record.get("arm"),
+        seed=record.get("seed"),
+        state=record["state"],
+        config=record["config"],
+        config_hash=record.get("config_hash"),
+        data=record.get("data") or {},
+        code=record.get("code") or {},
+        packages={k: v for k, v in (record.get("packages") or {}).items() if k in MAIN_PACKAGES},
+        metrics=record.get("metrics") or {},
+        cost=record.get("cost") or {},
+        verdict=record.get("verdict") or {},
+        evaluation=record.get("evaluation") or {},
+        machine=", ".join([str(machine["cpu"]), *map(str, machine.get("gpus") or [])])
+        if "cpu" in machine
+        else None,
+        started=record.get("started"),
+        command=record.get("command"),
+        error=record.get("error"),
+        base_model=(record.get("model") or {}).get("base_model"),
+        wandb=record.get("wandb"),
+    )
