@@ -13,7 +13,17 @@ if TYPE_CHECKING:
 
 
 def train(cfg: "DictConfig") -> dict[str, float]:
-    """Run the experiment that `cfg` describes; return the figures of its report."""
+    """Run the experiment that `cfg` describes; return the figures of its report, or that its study gave it up."""
+    from src.experiment.signals import Pruned
+
+    try:
+        return _train(cfg)
+    except Pruned as reason:
+        print(f"pruned  {reason}")
+        return reason.figures
+
+
+def _train(cfg: "DictConfig") -> dict[str, float]:
     # Heavy imports happen here, so that --help and a typo are answered at once.
     from src.core.config import build
     from src.evaluation.evaluator import require_whole
@@ -49,8 +59,11 @@ def train(cfg: "DictConfig") -> dict[str, float]:
         stages.announce(record, datamodule, policy)
         stages.start_weights(record, policy, start)
 
-        glance = [Glance(evaluation, datamodule, start.folder)] if evaluation is not None else []
-        trainer = stages.build_trainer(cfg, record, stop, glance)
+        watching = [Glance(evaluation, datamodule, start.folder)] if evaluation is not None else []
+        watching += (
+            [build(cfg.trial)] if cfg.trial is not None else []
+        )  # after the glance, whose figures it may want
+        trainer = stages.build_trainer(cfg, record, stop, watching)
         with stop.deferred():
             stages.fit(trainer, policy, datamodule, start.checkpoint)
 

@@ -106,7 +106,7 @@ def _missing_part(cfg: DictConfig, folder: Path) -> Start:
             f"{folder}: holds an arm with another config ({'; '.join(map(str, differences[:5]))}); "
             "give this sweep another name=…, or move the old one away."
         )
-    if record["state"] == "finished":
+    if record["state"] in ("finished", "pruned"):
         return Start(cfg, folder, None, finished=True)
     csv_logger.rewind(folder, int(content["global_step"]))
     return Start(cfg, folder, path)

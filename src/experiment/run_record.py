@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from src.core.errors import ProjectError
 from src.core.files import atomic_write_json, atomic_write_text, exclusive
 from src.experiment import provenance
-from src.experiment.signals import Interrupted
+from src.experiment.signals import Interrupted, Pruned
 
 FILE = "run.json"
 UNHASHED = ("run_folder", "resume")
@@ -30,7 +30,7 @@ _REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 class RunRecord:
-    """The record of one run as a context manager: running inside, then finished, failed or interrupted.
+    """The record of one run as a context manager: running inside, then finished, failed, interrupted or pruned.
 
     A resumed run keeps its record; every start is one entry of `starts`.
     """
@@ -101,6 +101,8 @@ class RunRecord:
         state = "finished" if error is None else "failed"
         if isinstance(error, (Interrupted, KeyboardInterrupt)):
             state = "interrupted"
+        if isinstance(error, Pruned):
+            state = "pruned"
         text = None
         if error is not None:
             text = (

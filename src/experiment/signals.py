@@ -1,6 +1,6 @@
 """Owns what Ctrl-C and SIGTERM do to a run: finish the optimizer step, leave a checkpoint, exit with 130 or 143.
 
-In: signals. Out: `StopRequest.requested`, which the training loop asks after every step, or `Interrupted`, a
+In: signals, or a study that gives a run up. Out: `StopRequest.requested`, which the training loop asks after every step, or `Interrupted`, a
 SystemExit that carries the conventional exit code (Lightning alone would exit 0 after SIGTERM, so that a
 scheduler took a stopped job for a finished one).
 """
@@ -20,6 +20,13 @@ class Interrupted(SystemExit):
     def __init__(self, signum: int) -> None:
         super().__init__(128 + signum)
         self.signum = signum
+
+
+class Pruned(Exception):
+    """A study has seen enough of this run; it ends early and that is no error."""
+
+    figures = {"pruned": 1.0}
+    """What the run returns to the sweep instead of the figures of a report."""
 
 
 class StopRequest:

@@ -34,7 +34,7 @@ from src.experiment.checkpoint import (
 from src.experiment.provenance import reset_peak_memory
 from src.experiment.resume import Start, where_to_start
 from src.experiment.run_record import RunRecord, cost, read_record, selected, told_by
-from src.experiment.signals import StopRequest
+from src.experiment.signals import Pruned, StopRequest
 
 if TYPE_CHECKING:
     from src.data.datamodule import EpisodeDataModule
@@ -314,10 +314,11 @@ def conclude(
 
 
 def figures_of(folder: Path) -> dict[str, float]:
-    """The figures of a finished run, as `conclude` returned them."""
-    print(f"{folder}: finished before, not run again")
-    figures: dict[str, float] = read_record(folder)["metrics"]
-    return figures
+    """The figures of a run that is over, as its sweep got them the first time."""
+    record = read_record(folder)
+    print(f"{folder}: {record['state']} before, not run again")
+    figures: dict[str, float] = record["metrics"]
+    return {**figures, **Pruned.figures} if record["state"] == "pruned" else figures
 
 
 @contextmanager
