@@ -1,8 +1,8 @@
 """Owns what Ctrl-C and SIGTERM do to a run: finish the optimizer step, leave a checkpoint, exit with 130 or 143.
 
-In: signals, or a study that gives a run up. Out: `StopRequest.requested`, which the training loop asks after every step, or `Interrupted`, a
-SystemExit that carries the conventional exit code (Lightning alone would exit 0 after SIGTERM, so that a
-scheduler took a stopped job for a finished one).
+In: signals, or a study that gives a run up. Out: `StopRequest.requested`, which the training loop asks after every
+step; `Interrupted`, a SystemExit that carries the conventional exit code (Lightning alone would exit 0 after SIGTERM,
+so that a scheduler took a stopped job for a finished one); `Pruned`, which is no error.
 """
 
 import signal
