@@ -13,7 +13,17 @@ from typing import Any
 from src.core.config import did_you_mean
 from src.core.help import group_options
 
-_SILENT = ("name", "resume", "experiment", "debug", "hydra", "logger")  # these do not tell two arms apart
+_SILENT = (
+    "name",
+    "resume",
+    "experiment",
+    "sweep",
+    "debug",
+    "hydra",
+    "logger",
+)  # these do not tell two arms apart
+_PLUGINS = {"joblib": "launchers", "submitit_local": "launchers", "submitit_slurm": "launchers"}
+"""Option of hydra/launcher that a package brings → the extra that installs it."""
 
 
 # ---------------------------------------------------------------- names of run folders
@@ -73,6 +83,9 @@ def explain(error: Exception, conf: Path, name: str, argv: Sequence[str]) -> str
         advice = _advice(override, conf, known)
         if advice:
             return advice
+    missing = re.search(r"Could not find '(hydra/\w+)/(\w+)'", str(error))
+    if missing is not None:
+        return _no_plugin(missing[1], missing[2], str(error))
     cause = error.__cause__
     unreadable = getattr(error, "override", None)
     if unreadable is not None:
@@ -80,6 +93,17 @@ def explain(error: Exception, conf: Path, name: str, argv: Sequence[str]) -> str
         return f"{unreadable}: is no override of the form key=value ({reason}); put it in quotes?"
     lines = [line.strip() for line in f"{error}\n{cause or ''}".splitlines() if line.strip()]
     return " ".join(lines[:2]) or type(error).__name__
+
+
+def _no_plugin(group: str, choice: str, message: str) -> str:
+    """A launcher or sweeper that is not there: its package, or the nearest name."""
+    if choice in _PLUGINS:
+        extra = _PLUGINS[choice]
+        return f"{group}={choice}: its package is not installed; run pip install -e '.[{extra}]'."
+    listed = [line.split() for line in message.splitlines() if line.startswith("\t")]
+    options = sorted({word for words in listed for word in words if "=" not in word})
+    guess = did_you_mean(choice, options) or "."
+    return f"{group}={choice}: there is no such option{guess} Options: {', '.join(options)}."
 
 
 def _advice(override: str, conf: Path, known: Sequence[str]) -> str | None:

@@ -120,6 +120,18 @@ def test_a_wrong_override_is_one_sentence(override: str, parts: tuple[str, ...],
     assert_sentence(program(override), *parts)
 
 
+def test_an_unknown_launcher_is_one_sentence_with_the_known_ones(tmp_path: Path, program: Program) -> None:
+    outcome = program("-m", "hydra/launcher=jobib", "seed=0,1", f"hydra.sweep.dir={tmp_path}")
+    assert_sentence(outcome, "hydra/launcher=jobib", "did you mean joblib?", "submitit_slurm")
+
+
+def test_a_launcher_without_its_package_names_the_extra(program: Program) -> None:
+    from src.core.overrides import explain
+
+    error = RuntimeError("In 'hydra/config': Could not find 'hydra/launcher/submitit_slurm'")
+    assert "pip install -e '.[launchers]'" in explain(error, CONF, "train", [])
+
+
 def test_a_key_added_with_plus_that_nothing_reads_is_refused(program: Program) -> None:
     assert_sentence(program("+sed=3"), "sed: nothing reads this key", "did you mean seed?")
 
