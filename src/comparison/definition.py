@@ -8,6 +8,7 @@ config it stands for, and from these the *compared keys*: the leaves of the conf
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from src.core.cli import CONF
@@ -16,6 +17,8 @@ from src.core.errors import ProjectError
 from src.core.overrides import register_resolvers
 
 _ABSENT = "absent"
+RUN_FOLDER = "RUN"
+"""Stands for the run's own folder in a config that no run has."""
 PLAN = (
     "comparison",
     "arm",
@@ -101,7 +104,7 @@ class Comparison:
 
 def subfolder(arm: str, seed: int) -> str:
     """Where below multirun/<comparison>/ a run lies."""
-    return f"{arm},seed={seed}"
+    return f"{arm}-seed{seed}"
 
 
 def load(experiment: str, overrides: Sequence[str] = ()) -> tuple[Comparison, dict[str, dict[str, Any]]]:
@@ -114,51 +117,83 @@ def load(experiment: str, overrides: Sequence[str] = ()) -> tuple[Comparison, di
     Raises:
         ProjectError: no such experiment, one that compares nothing, or an arm that cannot be composed.
     """
-    base = compose_train(experiment, overrides)
-    if base.get("comparison") is None:
+    comparison = read(experiment)
+    return comparison, resolved(compose_arms(experiment, comparison, overrides))
+
+
+def read(experiment: str) -> Comparison:
+    """The comparison of conf/experiment/<experiment>.yaml, from the file alone: composing takes half a second.
+
+    Raises:
+        ProjectError: no such experiment, or one that compares nothing or what cannot be.
+    """
+    from omegaconf import OmegaConf
+
+    file: Any = OmegaConf.load(_file(experiment))
+    if file.get("comparison") is None:
         raise ProjectError(
             f"experiment={experiment}: a single recipe that compares nothing, expected one with a `comparison` node; "
             "see conf/experiment/lora_placement.yaml."
         )
-    comparison: Comparison = build(base.comparison)
-    return comparison, arm_configs(experiment, comparison, overrides)
+    comparison: Comparison = build(file.comparison)
+    return comparison
 
 
-def arm_configs(
-    experiment: str, comparison: Comparison, overrides: Sequence[str] = ()
-) -> dict[str, dict[str, Any]]:
-    """Arm → the resolved config of its run with the first seed."""
+def compose_arms(experiment: str, comparison: Comparison, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Arm → the config of its run with the first seed, interpolations as they are."""
+    jobs = comparison.jobs(seeds=comparison.seeds[:1])
+    return {name: compose_train(experiment, [*overrides, *changes]) for name, _, changes in jobs}
+
+
+def resolved(composed: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Configs as plain values."""
     from omegaconf import OmegaConf
 
-    configs: dict[str, dict[str, Any]] = {}
-    for name, seed, changes in comparison.jobs(seeds=comparison.seeds[:1]):
-        composed = compose_train(experiment, [*overrides, *changes])
-        configs[name] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
-        del seed
-    return configs
+    return {name: OmegaConf.to_container(one, resolve=True) for name, one in composed.items()}  # type: ignore[misc]
 
 
-def compose_train(experiment: str, overrides: Sequence[str] = ()) -> Any:
+def followers(composed: Any) -> frozenset[str]:
+    """Dotted leaves of a composed config that follow the seed (`data.seed: ${seed}`): those another seed changes."""
+    from omegaconf import OmegaConf
+
+    flat = []
+    for seed in (int(composed.seed), int(composed.seed) + 1):
+        other = composed.copy()
+        other.seed = seed
+        flat.append(dict(leaves(OmegaConf.to_container(other, resolve=True))))
+    return frozenset(key for key in flat[0] if not is_plan(key) and flat[0][key] != flat[1][key])
+
+
+def compose_train(experiment: str | None, overrides: Sequence[str] = ()) -> Any:
     """conf/train.yaml with this experiment, as a run of it gets it (run_folder stays a placeholder)."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    options = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+    if experiment is not None:
+        _file(experiment)
+    register_resolvers()
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            chosen = [] if experiment is None else [f"experiment={experiment}"]
+            return compose("train", overrides=[*chosen, f"run_folder={RUN_FOLDER}", *overrides])
+    except (HydraException, OmegaConfBaseException) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        where = "" if experiment is None else f"experiment={experiment} "
+        raise ProjectError(f"{where}{' '.join(overrides)}: {' '.join(lines[:2])}") from error
+
+
+def _file(experiment: str) -> Path:
+    path = CONF / "experiment" / f"{experiment}.yaml"
+    options = sorted(one.stem for one in path.parent.glob("*.yaml"))
     if experiment not in options:
         raise ProjectError(
             f"experiment={experiment}: there is no conf/experiment/{experiment}.yaml"
             f"{did_you_mean(experiment, options) or '.'} Experiments: {', '.join(options)}."
         )
-    register_resolvers()
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return compose("train", overrides=[f"experiment={experiment}", "run_folder=RUN", *overrides])
-    except (HydraException, OmegaConfBaseException) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise ProjectError(f"experiment={experiment} {' '.join(overrides)}: {' '.join(lines[:2])}") from error
+    return path
 
 
 def compared_keys(configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -168,7 +203,7 @@ def compared_keys(configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [
         key
         for key in keys
-        if not is_plan(key) and any(one.get(key, _ABSENT) != flat[0].get(key, _ABSENT) for one in flat)
+        if not is_plan(key) and len({repr(one.get(key, _ABSENT)) for one in flat}) > 1  # 1 and 1.0 may differ
     ]
 
 

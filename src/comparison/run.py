@@ -6,13 +6,29 @@ two sources give equal Runs for the same run, so that a table does not depend on
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from src.core.errors import ProjectError
 from src.experiment.run_record import read_record
+
+IMPORTED = "imported"
+"""State of a run whose figures were taken from elsewhere (a TensorBoard folder): little else is known of it."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """How sure one run is of one figure, over its own episodes; in the record's unit."""
+
+    low: float | None
+    high: float | None
+    n: int
+    """Independent units behind it: trials, or clusters of frames."""
+    method: str
+    """wilson: a share of n yes/no trials; bootstrap: anything else."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +68,10 @@ class Run:
     """id and fingerprint of the weights that training started from."""
     wandb: str | None = None
     """Path of its W&B run, where it has one."""
+    overrides: tuple[str, ...] = ()
+    """What was typed and what its arm added, as Hydra records it."""
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+    """Figure of `metrics` → its interval over the run's own episodes, from report.json."""
 
 
 def from_folder(folder: Path) -> Run:
@@ -61,16 +81,24 @@ def from_folder(folder: Path) -> Run:
         ProjectError: no record there, or one of a version that kept too little to be compared.
     """
     record = read_record(folder)
-    if "config" not in record:
+    if "config" not in record and record.get("state") != IMPORTED:
         raise ProjectError(
             f"{folder}/run.json: found a record without its config (format {record.get('format')}), expected format 2; "
             "it was made by an older version, run it again."
         )
-    return from_record(str(folder), record)
+    path = folder / "report.json"
+    try:
+        report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except ValueError as error:
+        raise ProjectError(f"{path}: cannot be read as JSON ({error}); it was edited or damaged.") from error
+    return from_record(str(folder), record, report)
 
 
-def from_record(run_id: str, record: Mapping[str, Any]) -> Run:
-    """The run that a record (content of run.json, or the same values from W&B) describes."""
+def from_record(run_id: str, record: Mapping[str, Any], report: Mapping[str, Any] | None = None) -> Run:
+    """The run that a record (content of run.json, or the same values from W&B) describes.
+
+    `report`: content of report.json, for the intervals of its figures.
+    """
     from src.experiment.provenance import MAIN_PACKAGES
 
     machine = record.get("machine") or {}
@@ -80,7 +108,7 @@ def from_record(run_id: str, record: Mapping[str, Any]) -> Run:
         arm=record.get("arm"),
         seed=record.get("seed"),
         state=record["state"],
-        config=record["config"],
+        config=record.get("config") or {},
         config_hash=record.get("config_hash"),
         data=record.get("data") or {},
         code=record.get("code") or {},
@@ -97,4 +125,24 @@ def from_record(run_id: str, record: Mapping[str, Any]) -> Run:
         error=record.get("error"),
         base_model=(record.get("model") or {}).get("base_model"),
         wandb=record.get("wandb"),
+        overrides=tuple(record.get("overrides") or ()),
+        intervals=dict(_intervals(report or {}, record.get("metrics") or {})),
     )
+
+
+def _intervals(
+    report: Mapping[str, Any], figures: Mapping[str, float], prefix: str = ""
+) -> Iterator[tuple[str, Interval]]:
+    """The intervals of those figures whose value in the report is the one in the record.
+
+    A report that was measured again after the record says nothing of the record's figure.
+    """
+    for key, item in report.items():
+        path = f"{prefix}{key}"
+        if not isinstance(item, Mapping):
+            continue
+        if "interval" not in item or "n" not in item:
+            yield from _intervals(item, figures, f"{path}/")
+        elif path in figures and item["value"] is not None and abs(item["value"] - figures[path]) < 1e-6:
+            units = item.get("clusters") or item["n"]
+            yield path, Interval(item["low"], item["high"], int(units), str(item["interval"]))

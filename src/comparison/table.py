@@ -50,6 +50,8 @@ class Cell:
     reference, for costs and where too few pairs are there."""
     verdict: Literal["better", "worse", "open", "reference", "untested"] = "untested"
     """Against the reference: significant either way, or open."""
+    basis: Literal["seeds", "run"] | None = None
+    """What the interval is over: seeds; or, for a single seed, the run's own episodes; None: there is no interval."""
     bold: bool = False
     """Only for what is significant: better than the reference and not significantly below the best arm; or the
     reference itself where every other arm is significantly worse."""
@@ -68,6 +70,8 @@ class Row:
     """The answers of the runs' reports, e.g. `3 of 3`, `2 of 3, 1 open`; empty where none asked."""
     missing: tuple[int, ...]
     """Seeds of the definition without a finished run."""
+    note: str = ""
+    """What marks this arm among the others, e.g. `imported: config and code unknown`; else empty."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Which runs are there: found, filtered, shown, set side by side."""
