@@ -1,7 +1,7 @@
 """Owns the sweeper of comparisons: the arms × seeds that an experiment's `comparison` node names, one job each.
 
 In: `python -m src.train --multirun experiment=<name> [seed=0,1] [arm=a,b] [other overrides for all arms]`. Out: jobs
-for the launcher, each in multirun/<name>/<arm>,seed=<seed>/. Hydra finds this file by its place: a module of the
+for the launcher, each in multirun/<name>/<arm>-seed<seed>/. Hydra finds this file by its place: a module of the
 namespace `hydra_plugins`, which src/__init__.py puts on the path, so that nothing has to be installed.
 """
 
