@@ -31,7 +31,7 @@ class Shown(Protocol):
 
 
 def publish(shown: Shown) -> bool:
-    """Send the report to the running W&B run; False where there is none.
+    """Send the report to the running W&B run; False where there is none, or where W&B has gone away.
 
     Figures go to the summary under the names of report.json, everything else to one row of the history: tables under
     `tables/<name>`, pictures and films under their own names, the page as `report`.
@@ -39,6 +39,14 @@ def publish(shown: Shown) -> bool:
     run = wandb.run
     if run is None:
         return False
+    # Not above: src.sync sends without the logger, and Lightning takes seconds to load.
+    from src.experiment import wandb_logger
+
+    return wandb_logger.attempt(lambda: send(run, shown))
+
+
+def send(run: Any, shown: Shown) -> None:
+    """Send the report to this W&B run."""
     run.summary.update(dict(shown.figures))
     row: dict[str, Any] = {f"tables/{name}": _table(*content) for name, content in shown.tables.items()}
     for name, pictures in shown.pictures.items():
@@ -51,7 +59,6 @@ def publish(shown: Shown) -> bool:
     if row:
         with _staged_below(Path(run.dir).parent):
             run.log(row)
-    return True
 
 
 @contextmanager
