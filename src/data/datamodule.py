@@ -355,7 +355,10 @@ class EpisodeDataModule(lightning.LightningDataModule):
             )
         if name not in self._assemblers:
             self._assemblers[name] = self._assembler(name, episodes)
-        plans = PlanSampler(rule, [episode.length for episode in episodes], seed)
+        # Several processes share the training; every one of them sees the whole validation, so its figures are those
+        # of one process to the last bit and all of them decide alike what is best and when to stop.
+        lengths = [episode.length for episode in episodes]
+        plans = PlanSampler(rule, lengths, seed, shared=name == "train")
         return ResumableLoader(
             self._assemblers[name], plans, self.num_workers, torch.cuda.is_available(), progress
         )

@@ -118,19 +118,21 @@ class WindowSampler(Sampler):
 class PlanSampler(TorchSampler[Plan]):
     """Feeds a DataLoader with the plans of the current epoch, from a given position on.
 
-    In a distributed run each process takes every world-size-th plan; the first plans fill up the last round, so that
-    all processes make the same number of steps.
+    Where several processes train one run, each takes its share of the same order (see `share`); together they visit
+    every sample once per epoch, in the same number of steps.
 
     Args:
         rule: how episodes are cut into batches.
         lengths: T of every episode.
         seed: with the epoch it fixes the order; None keeps the order of the episodes in every epoch.
+        shared: give each process its share; False gives all of them everything.
     """
 
-    def __init__(self, rule: Sampler, lengths: Sequence[int], seed: int | None) -> None:
+    def __init__(self, rule: Sampler, lengths: Sequence[int], seed: int | None, shared: bool = True) -> None:
         self.rule = rule
         self.lengths = list(lengths)
         self.seed = seed
+        self.shared = shared
         self.epoch = 0
         self.start = 0
 
@@ -140,15 +142,52 @@ class PlanSampler(TorchSampler[Plan]):
 
     def __len__(self) -> int:
         """Batches per epoch and process, whatever the position."""
-        return -(-self.rule.count(self.lengths) // _world()[1])
+        return -(-self.rule.count(self.lengths) // self._place()[1])
 
     def __iter__(self) -> Iterator[Plan]:
         rng = None if self.seed is None else np.random.default_rng([self.seed, self.epoch])
         batches = self.rule.batches(self.lengths, rng)
-        rank, world = _world()
-        batches += batches[: -len(batches) % world]
-        for rows, steps in batches[rank::world][self.start :]:
+        for rows, steps in share(batches, *self._place())[self.start :]:
             yield Plan(self.epoch, rows, steps)
+
+    def _place(self) -> tuple[int, int]:
+        return _world() if self.shared else (0, 1)
+
+
+def share(
+    batches: Sequence[tuple[np.ndarray, np.ndarray]], rank: int, world: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The batches of process `rank` of `world`: the k-th round hands batch k·world + rank to each of them.
+
+    Where the last round has fewer batches than processes, its samples are cut into equal parts, one each (parts
+    differ by one sample at most); rounds before it are cut anew with it where it has too few samples for that. So no
+    sample is left out or seen twice, and all processes make ⌈batches / world⌉ steps.
+
+    Args:
+        batches: (rows, steps) of every batch of the epoch.
+        rank: number of the process.
+        world: how many there are.
+
+    Raises:
+        ProjectError: fewer samples than processes.
+    """
+    whole, left = divmod(len(batches), world)
+    if left == 0:
+        return list(batches[rank::world])
+    rounds = -(-len(batches) // world)
+    while sum(len(rows) for rows, _ in batches[whole * world :]) < (rounds - whole) * world:
+        whole -= 1
+        if whole < 0:
+            raise ProjectError(
+                f"trainer.devices: found {world} processes for {sum(len(rows) for rows, _ in batches)} training "
+                "samples, expected one each in every step; use fewer devices or more data."
+            )
+    tail = batches[whole * world :]
+    parts = (rounds - whole) * world
+    rows = np.array_split(np.concatenate([rows for rows, _ in tail]), parts)
+    steps = np.array_split(np.concatenate([steps for _, steps in tail]), parts)
+    cut = list(zip(rows, steps, strict=True))
+    return [*batches[rank : whole * world : world], *cut[rank::world]]
 
 
 def _world() -> tuple[int, int]:

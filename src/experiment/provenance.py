@@ -10,6 +10,7 @@ import importlib.metadata
 import os
 import platform
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -98,11 +99,22 @@ def machine() -> dict[str, Any]:
 
 
 def command() -> str:
-    """The command line as typed: `python -m src.train …` also where Python put a path in its place."""
+    """The command line as typed, ready to paste; `python -m src.train …` also where Python put a path in its place."""
     program = sys.argv[0]
     main = getattr(sys.modules.get("__main__"), "__spec__", None)
-    head = f"python -m {main.name}" if main is not None else f"python {program}"
-    return " ".join([head, *sys.argv[1:]])
+    if main is None or not main.name.startswith("src."):
+        return _retold() or " ".join([f"python {program}", *sys.argv[1:]])
+    return shlex.join(["python", "-m", main.name, *sys.argv[1:]])
+
+
+def _retold() -> str | None:
+    """The command of this run alone, for a process that a launcher started under a command line of its own."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if not HydraConfig.initialized():
+        return None
+    hydra = HydraConfig.get()
+    return shlex.join(["python", "-m", f"src.{hydra.job.config_name}", *hydra.overrides.task])
 
 
 def reset_peak_memory() -> None:
@@ -141,6 +153,17 @@ def seconds_since_process_start() -> float:
         return time.clock_gettime(time.CLOCK_BOOTTIME) - started
     except (OSError, AttributeError, IndexError, ValueError):
         return 0.0
+
+
+_first_run_began = False
+
+
+def seconds_before_first_run() -> float:
+    """Age of this process when its first run begins; 0.0 for every later one, which paid for no imports."""
+    global _first_run_began
+    age = 0.0 if _first_run_began else seconds_since_process_start()
+    _first_run_began = True
+    return age
 
 
 def _cpu_name() -> str:

@@ -4,6 +4,7 @@ In: the composed config, the overrides the user typed. Out: the config to run wi
 A resumed run uses the config it was started with; an override that would change its result is refused by name.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,8 +138,13 @@ def _differences(saved: DictConfig, cfg: DictConfig) -> Iterator[_Difference]:
     now = dict(_flat(OmegaConf.to_container(cfg, resolve=True), ""))
     for key in sorted(was.keys() | now.keys()):
         free = any(key == name or key.startswith(f"{name}.") for name in FREE)
-        if not free and was.get(key, "absent") != now.get(key, "absent"):
+        if not free and _spelt(was.get(key, "absent")) != _spelt(now.get(key, "absent")):
             yield _Difference(key, was.get(key, "absent"), now.get(key, "absent"))
+
+
+def _spelt(value: Any) -> str:
+    """1 and 1.0 are equal to Python, but one batch and all batches to `trainer.limit_train_batches`."""
+    return json.dumps(value, sort_keys=True, default=str)
 
 
 def _flat(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:

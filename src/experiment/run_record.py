@@ -20,12 +20,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.core.errors import ProjectError
 from src.core.files import atomic_write_json, atomic_write_text, exclusive
-from src.experiment import provenance
+from src.experiment import preemption, provenance, ranks
 from src.experiment.signals import Interrupted, Pruned
 
 FILE = "run.json"
-UNHASHED = ("run_folder", "resume")
-"""Root keys that a run's hash leaves out: the same run elsewhere, or going on, is the same run."""
+UNHASHED = ("run_folder", "resume", "comparison", "trial")
+"""Root keys that a run's hash leaves out: the run elsewhere, going on, or asked for by another plan is the same run."""
 _REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -47,6 +47,12 @@ class RunRecord:
         """
         self.folder = folder
         self.config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+        self._age_s = provenance.seconds_before_first_run()
+        self._began = time.perf_counter()
+        self._lock: IO[str] | None = None
+        if ranks.rank() != 0:  # rank 0 holds the run; the others read what it wrote, and write nothing
+            self.fields: dict[str, Any] = read_record(folder)
+            return
         self._lock = _lock(folder)
         if not resumed and (folder / FILE).exists():
             self._lock.close()
@@ -58,8 +64,7 @@ class RunRecord:
         this = {"started": _now(), "command": provenance.command(), "code": code}
         previous = read_record(folder) if resumed else {}
         self._earlier_s = float(previous.get("wall_s", 0.0))
-        self._began = time.perf_counter()
-        self.fields: dict[str, Any] = {
+        self.fields = {
             "format": 2,
             "name": self.config.get("name"),
             "experiment": _chosen("experiment"),
@@ -98,24 +103,16 @@ class RunRecord:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        state = "finished" if error is None else "failed"
-        if isinstance(error, (Interrupted, KeyboardInterrupt)):
-            state = "interrupted"
-        if isinstance(error, Pruned):
-            state = "pruned"
-        text = None
-        if error is not None:
-            text = (
-                str(error)
-                if isinstance(error, ProjectError)
-                else "".join(traceback.format_exception_only(error))
-            )
-        self.fields.update(state=state, ended=_now(), error=text.strip() if text else None)
+        if self._lock is None:
+            return
+        state, text = ending(error)
+        self.fields.update(state=state, ended=_now(), error=text)
         self.fields["starts"][-1].update(ended=self.fields["ended"], state=state)
         try:
             self.write()
         finally:
             self._lock.close()
+        preemption.hand_on(error)
 
     def enter(self, stage: str) -> None:
         """Note what the run is at from here on, `training` at first and then `evaluation`: a killed run says so."""
@@ -127,8 +124,15 @@ class RunRecord:
         self.fields[section] = {**self.fields[section], **figures}
         self.write()
 
+    @property
+    def age_s(self) -> float:
+        """Seconds since this run began; the imports before count where it is the process's first."""
+        return self._age_s + time.perf_counter() - self._began
+
     def write(self) -> None:
-        """Replace run.json."""
+        """Replace run.json; rank 0 alone does."""
+        if self._lock is None:
+            return
         self.fields["wall_s"] = round(self._earlier_s + time.perf_counter() - self._began, 2)
         self.fields["memory"] = provenance.peak_memory()
         atomic_write_json(self.folder / FILE, self.fields)
@@ -157,6 +161,20 @@ class RunRecord:
         }
         plain: dict[str, Any] = json.loads(json.dumps(about, default=str))
         return plain
+
+
+def ending(error: BaseException | None) -> tuple[str, str | None]:
+    """State and text that the record keeps of a run which ended with `error`."""
+    if error is None:
+        return "finished", None
+    state = "failed"
+    if isinstance(error, (Interrupted, KeyboardInterrupt)):
+        state = "interrupted"
+    if isinstance(error, Pruned):
+        state = "pruned"
+    if isinstance(error, ProjectError):
+        return state, str(error).strip() or None
+    return state, "".join(traceback.format_exception_only(error)).strip() or None
 
 
 def config_hash(config: Mapping[str, Any]) -> str:

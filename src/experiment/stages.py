@@ -5,6 +5,8 @@ In: the composed config and the objects built from it. Out: a started run record
 a trained policy with its best weights, the figures of the report in run.json, W&B and the return value.
 """
 
+import copy
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,14 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies import ModelParallelStrategy
 from omegaconf import DictConfig, OmegaConf
 
 from src.core.config import build
 from src.core.errors import ProjectError
 from src.core.memory import keep_freed_memory
-from src.experiment import quiet
+from src.experiment import preemption, quiet, ranks
 from src.experiment.adapter import export_adapter, has_adapter
 from src.experiment.callbacks import build_parts
+from src.experiment.callbacks.checkpoint import RunCheckpoint
 from src.experiment.callbacks.step_seed import StepSeed
 from src.experiment.checkpoint import (
     AtomicCheckpointIO,
@@ -47,16 +52,18 @@ def begin(cfg: DictConfig) -> Start:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    ranks.refuse_foreign_start()
+    post = ranks.post()
+    if post is not None:  # rank 0 has decided
+        quiet.silence()
+        pl.seed_everything(int(post.cfg.seed), workers=True, verbose=False)
+        return Start(post.cfg, post.folder, post.checkpoint)
     overrides: list[str] = []
     in_sweep = False
     if HydraConfig.initialized():
         overrides = list(HydraConfig.get().overrides.task)
         in_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
-    if cfg.get("comparison") is not None and cfg.get("arm") is None:
-        raise ProjectError(
-            f"name={cfg.name}: this experiment compares arms, expected a sweep over them; add --multirun, and choose "
-            "one arm with arm=<name> if you want no other."
-        )
+    _refuse_half_an_arm(cfg, overrides)
     quiet.silence()
     keep_freed_memory()
     reset_peak_memory()
@@ -69,6 +76,21 @@ def begin(cfg: DictConfig) -> Start:
         refuse_other_config(read_about(path), path, OmegaConf.to_container(start.cfg, resolve=True))
     pl.seed_everything(int(start.cfg.seed), workers=True, verbose=False)
     return start
+
+
+def _refuse_half_an_arm(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """A run that calls itself an arm was made by the overrides of that arm, which only the sweep adds."""
+    if cfg.get("comparison") is None:
+        return
+    arm = cfg.get("arm")
+    wanted = [str(text) for text in cfg.comparison.arms.get(arm, [])] if arm is not None else []
+    missing = [text for text in wanted if text not in overrides]
+    if arm is None or missing:
+        lacks = f"arm={arm} without its {' '.join(missing)}" if missing else "no arm"
+        raise ProjectError(
+            f"name={cfg.name}: this experiment compares arms, and this run has {lacks}; add --multirun (arm=<name> "
+            "for one of them), or comparison=null for a single run."
+        )
 
 
 def _check_machine(cfg: DictConfig) -> None:
@@ -235,7 +257,8 @@ def build_trainer(
     """The Lightning trainer with the callbacks and loggers of the config, and `more` callbacks before these.
 
     Raises:
-        ProjectError: checkpoints switched off, or an accelerator that is not there.
+        ProjectError: checkpoints switched off, an accelerator that is not there, a way to share the work that is not
+            ours, or another number of processes than a resumed run began with.
     """
     if (cfg.callbacks or {}).get("checkpoint") is None:
         raise ProjectError(
@@ -244,28 +267,41 @@ def build_trainer(
     trainer: pl.Trainer = build(
         cfg.trainer,
         callbacks=[StepSeed(int(cfg.seed)), *more, *build_parts(cfg.callbacks, record=record, stop=stop)],
-        logger=build_parts(cfg.logger, record=record),
-        plugins=[AtomicCheckpointIO()],
+        logger=build_parts(cfg.logger, record=record) if ranks.rank() == 0 else [],
+        # One environment everywhere: Lightning's own for SLURM would wait for processes that srun never started.
+        plugins=[AtomicCheckpointIO(), LightningEnvironment()],
         default_root_dir=record.folder,
     )
-    if trainer.world_size != 1:
-        raise ProjectError(
-            f"trainer.devices: found {trainer.world_size} processes, expected 1; a run keeps one record and one "
-            "order of batches, so use one device per run and let a sweep fill the others."
-        )
+    size = ranks.sanctioned(trainer)
+    if size > 1:  # all of them see the whole validation, so there is nothing to average
+        warnings.filterwarnings("ignore", message=r".*when logging on epoch level in distributed setting.*")
+    ranks.refuse_other_size(record.fields["training"], size, record.folder)
+    record.note("training", processes=size)
     return trainer
 
 
 def fit(
     trainer: pl.Trainer, policy: "Policy", datamodule: "EpisodeDataModule", checkpoint: Path | None
 ) -> None:
-    """Train, from `checkpoint` on where there is one."""
+    """Train, from `checkpoint` on where there is one, in as many processes as the trainer has devices.
+
+    Raises:
+        SystemExit: in every process but rank 0, when the training is over: what follows is rank 0's alone.
+        ProjectError: one of the other processes was lost.
+    """
     if checkpoint is not None:
         restore(
             policy, read_checkpoint(checkpoint), checkpoint
         )  # refuses another base model before hours pass
+    if isinstance(trainer.strategy, ModelParallelStrategy):
+        # What is divided cannot be put together again; the whole one stays here, for the evaluation.
+        policy = copy.deepcopy(policy)
     policy.train()
-    trainer.fit(policy, datamodule=datamodule, ckpt_path=checkpoint)
+    watch = next(part for part in trainer.callbacks if isinstance(part, RunCheckpoint))  # type: ignore[attr-defined]
+    with preemption.heeded(watch.stop), ranks.Crew(trainer.world_size, watch.record, checkpoint):
+        trainer.fit(policy, datamodule=datamodule, ckpt_path=checkpoint)
+    if ranks.rank() != 0:
+        raise SystemExit(0)
 
 
 def restore_best(policy: "Policy", record: RunRecord, device: torch.device) -> Path:
@@ -302,6 +338,11 @@ def conclude(
     record.note("verdict", **told["verdict"])
     record.note("evaluation", **told["evaluation"])
     record.note("cost", **cost(record.fields, told["latency_p50_ms"]))
+    if (record.folder / "tensorboard").is_dir():
+        from src.experiment import tensorboard_logger
+
+        steps = int(record.fields["training"].get("steps", 0))
+        tensorboard_logger.summarise(record.folder, record.config, everything, steps)
     if record.uses_wandb:
         from src.experiment import wandb_logger
 

@@ -139,6 +139,13 @@ class Policy(pl.LightningModule):
 
     # ---- training
 
+    def configure_model(self) -> None:
+        """Divide the frozen weights among the processes of trainer=fsdp; there is nothing to do anywhere else."""
+        if self.device_mesh is not None:
+            from src.model.sharding import shard_frozen
+
+            shard_frozen(self, self.device_mesh["data_parallel"])
+
     def compute_loss(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """The head's named loss terms and its prediction."""
         prediction = self.prediction(batch)
@@ -148,7 +155,8 @@ class Policy(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         terms, _ = self.compute_loss(batch)
         for name, value in terms.items():
-            self.log(f"train/{name}", value, prog_bar=name == "loss", batch_size=batch.size)
+            # The mean over processes, where several train: that is what they minimise.
+            self.log(f"train/{name}", value, prog_bar=name == "loss", batch_size=batch.size, sync_dist=True)
         return terms["loss"]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

@@ -1,6 +1,5 @@
 """Which samples form a batch: everything once per epoch, fixed by seed and epoch, segments contiguous."""
 
-from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -57,22 +56,6 @@ def test_seed_and_epoch_fix_the_order(rule: Sampler) -> None:
     assert order(1, 2) == order(1, 2)
     assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
     assert order(1, 2, start=2) == order(1, 2)[2:]
-
-
-@pytest.mark.parametrize("rule", [EpisodeSampler(2), WindowSampler(5)])
-@pytest.mark.parametrize("world", [2, 3])
-def test_processes_share_the_batches(rule: Sampler, world: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    lengths = [3, 4, 5, 6, 7, 8, 9, 3, 4]
-    whole = [(tuple(p.rows), tuple(p.steps)) for p in PlanSampler(rule, lengths, 0)]
-    parts = []
-    for rank in range(world):
-        monkeypatch.setattr("src.data.sampler._world", lambda rank=rank: (rank, world))
-        plans = PlanSampler(rule, lengths, 0)
-        parts.append([(tuple(p.rows), tuple(p.steps)) for p in plans])
-        assert len(parts[-1]) == len(plans) == -(-len(whole) // world)
-    counts = Counter(batch for part in parts for batch in part)
-    assert set(counts) == set(whole)
-    assert sum(counts.values()) == len(whole) + -len(whole) % world
 
 
 @pytest.mark.parametrize(

@@ -63,8 +63,7 @@ def test_a_resumed_run_keeps_its_record_and_adds_up_its_time(tmp_path: Path) -> 
     assert fields["checkpoints"]["last"] == {"step": 4}
 
 
-def test_two_runs_cannot_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_record, "_LOCK_PATIENCE_S", 0.0)
+def test_two_runs_cannot_share_a_folder(tmp_path: Path) -> None:
     with RunRecord(tmp_path, CFG), pytest.raises(ProjectError, match="another process is writing"):
         RunRecord(tmp_path, CFG, resumed=True)
     with pytest.raises(ProjectError, match="holds a run already"):

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Callback
 from src.core.config import did_you_mean
 from src.core.errors import ProjectError
 from src.experiment.checkpoint import checkpoint_path, write_checkpoint
+from src.experiment.ranks import agreed
 from src.experiment.run_record import RunRecord
 from src.experiment.signals import Interrupted, StopRequest
 
@@ -77,7 +78,7 @@ class RunCheckpoint(Callback):
         self._step = trainer.global_step
         validates = _validation_follows(trainer)
         due = self.every_n_steps is not None and self._step % self.every_n_steps == 0
-        if due or validates or trainer.is_last_batch or self.stop.requested is not None:
+        if self._asked(trainer) or due or validates or trainer.is_last_batch:
             self._pending_epoch = trainer.current_epoch if validates else None
             self._save_last(trainer)
             self._pending_epoch = None
@@ -88,8 +89,16 @@ class RunCheckpoint(Callback):
     def _obey(self, trainer: pl.Trainer) -> None:
         """Stop if asked to, but not before the step at hand is in `last` and its figures are logged."""
         saved = self._saved_step == trainer.global_step or trainer.global_step == 0
-        if self.stop.requested is not None and saved:
-            raise Interrupted(self.stop.requested)
+        asked = self._asked(trainer)
+        if asked and saved:
+            raise Interrupted(asked)
+
+    def _asked(self, trainer: pl.Trainer) -> int:
+        """The signal that reached this run, in whichever of its processes; 0: none. They stop after the same step."""
+        asked = agreed(self.stop.requested or 0, trainer.strategy.root_device)
+        if asked:
+            self.stop.requested = asked
+        return asked
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._saved_step != trainer.global_step and trainer.global_step > 0:
@@ -134,11 +143,13 @@ class RunCheckpoint(Callback):
 
     def _save_best(self, trainer: pl.Trainer, module: Any, score: float | None) -> None:
         self.best_score, self.best_step = score, trainer.global_step
+        # Asked for on every rank: reading divided weights changes what the next step has to exchange (FSDP2).
+        weights = module.trained_state()
         if not trainer.is_global_zero:
             return
         metrics = {key: _finite(float(value)) for key, value in trainer.callback_metrics.items()}
         content = {
-            "state_dict": module.trained_state(),
+            "state_dict": weights,
             "about": self._about(module),
             "epoch": trainer.current_epoch,
             "global_step": trainer.global_step,

@@ -1,7 +1,8 @@
 """Owns the refusal to train on nonsense: a loss or gradient that is not finite stops the run before the step.
 
 In: the loss before backward, gradients before the optimizer step. Out: a ProjectError that names the samples of
-the batch, and `train/grad_norm` (before clipping) for the loggers. Costs one device synchronisation per step.
+the batch, and `train/grad_norm` (before clipping) for the loggers. Costs one device synchronisation per step. Where
+several processes train one run, all of them stop at what one of them saw.
 """
 
 from collections import defaultdict
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from src.core.errors import ProjectError
+from src.experiment.ranks import first_sentence
 
 
 class NonFiniteGuard(Callback):
@@ -28,8 +30,10 @@ class NonFiniteGuard(Callback):
         self._keys = list(getattr(batch, "keys", []))
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+        fault = None
         if not bool(torch.isfinite(loss).all()):
-            raise ProjectError(self._sentence(f"the loss is {float(loss.detach().mean())}", trainer))
+            fault = self._sentence(f"the loss is {float(loss.detach().mean())}", trainer)
+        _refuse(fault, trainer)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
@@ -40,8 +44,10 @@ class NonFiniteGuard(Callback):
             p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
         ]
         norm = torch.nn.utils.get_total_norm(gradients)
+        fault = None
         if not bool(torch.isfinite(norm)):
-            raise ProjectError(self._sentence("the loss is finite but its gradient is not", trainer))
+            fault = self._sentence("the loss is finite but its gradient is not", trainer)
+        _refuse(fault, trainer)
         pl_module.log("train/grad_norm", norm)
 
     def _sentence(self, what: str, trainer: pl.Trainer) -> str:
@@ -49,6 +55,13 @@ class NonFiniteGuard(Callback):
             f"step {trainer.global_step}: {what}, expected finite numbers; look at the samples of this batch "
             f"({describe_keys(self._keys)}), or lower optimizer.lr. No weight was changed by this step."
         )
+
+
+def _refuse(fault: str | None, trainer: pl.Trainer) -> None:
+    """Stop every process of the run where one of them has a fault; nobody is left waiting for its gradients."""
+    sentence = first_sentence(fault, trainer.strategy.root_device)
+    if sentence is not None:
+        raise ProjectError(sentence)
 
 
 def describe_keys(keys: list[tuple[str, int]], limit: int = 8) -> str:

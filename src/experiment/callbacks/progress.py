@@ -1,7 +1,9 @@
 """Owns what a training run shows while it runs: one live line, and one lasting line per validation.
 
 In: the training loop's events. Out: text on stdout. On a terminal a bar with loss, windows per second and time
-left; in a log file only lasting lines, at least one every `quiet_s` seconds, so that logs stay readable.
+left; in a log file only lasting lines, at least one every `quiet_s` seconds, so that logs stay readable. Where several
+processes train one run, rank 0 speaks: of the loss of its own share, and of its windows times their number (the exact
+figures, over all of them, are the loggers' and the record's).
 """
 
 import time
@@ -56,7 +58,7 @@ class RunProgress(Callback):
     ) -> None:
         now = time.perf_counter()
         self._busy += now - self._batch_began
-        self._windows += batch_size(batch)
+        self._windows += batch_size(batch) * trainer.world_size
         self._loss += float(outputs["loss"])
         self._count += 1
         if self._bar is not None:

@@ -1,0 +1,241 @@
+"""Several processes on one run: the same training as one process, one record, and no process left behind."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from src.core.errors import ProjectError
+from src.experiment.checkpoint import checkpoint_path, load_policy, read_checkpoint
+from src.experiment.csv_logger import read_metrics
+from src.experiment.ranks import refuse_foreign_start
+from tests.scaling.conftest import Config, record_of, wait_for
+
+Run = Callable[..., dict[str, float]]
+Start = Callable[..., "subprocess.Popen[str]"]
+EXACT = ["data.sampler.episodes_per_batch=1", "callbacks.checkpoint.every_n_steps=1"]
+DDP = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1"]
+EPOCHS = 6
+LONG = [*DDP, *EXACT, f"trainer.max_epochs={EPOCHS}"]
+
+
+def weights(folder: Path, which: str = "last") -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = read_checkpoint(checkpoint_path(folder, which))["state_dict"]
+    return found
+
+
+def same(a: Path, b: Path, tolerance: float) -> None:
+    ours, theirs = weights(a), weights(b)
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], rtol=0, atol=tolerance, msg=name)
+
+
+def others_of(pid: int) -> list[int]:
+    """Living processes that `pid` has started."""
+    listing = subprocess.run(
+        ["ps", "-o", "pid=,stat=", "--ppid", str(pid)], capture_output=True, text=True, check=False
+    )
+    rows = [line.split() for line in listing.stdout.splitlines()]
+    return [int(row[0]) for row in rows if not row[1].startswith("Z")]
+
+
+def is_running(pid: int) -> bool:
+    return subprocess.run(["ps", "-p", str(pid)], capture_output=True, check=False).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
+    """Two processes, 10 batches an epoch, from the first to the last step."""
+    folder = tmp_path_factory.mktemp("ddp") / "run"
+    run(folder, *LONG)
+    return folder
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_trains_on_the_same_global_batches(
+    whole: Path, run: Run, tmp_path: Path
+) -> None:
+    run(tmp_path / "one", *EXACT, f"trainer.max_epochs={EPOCHS}", "trainer.accumulate_grad_batches=2")
+    same(whole, tmp_path / "one", 1e-6)
+    two, one = read_metrics(whole), read_metrics(tmp_path / "one")
+    for key, tolerance in (("val/loss", 1e-6), ("val/mae/linear_x", 1e-6)):
+        found, expected = ([row[key] for row in rows if key in row] for rows in (two, one))
+        assert found == pytest.approx(expected, abs=tolerance) and len(found) == EPOCHS
+    steps = [row["step"] for row in two if "train/loss" in row]
+    assert steps == sorted(set(steps)) and len(steps) == 5 * EPOCHS  # one writer
+    record = record_of(whole)
+    assert record["state"] == "finished" and record["training"]["processes"] == 2
+    assert record["training"]["steps"] == 5 * EPOCHS
+    assert record["training"]["windows"] == EPOCHS * record["data"]["splits"]["train"]["frames_used"]
+    assert load_policy(whole)[0] is not None
+    assert {p.name for p in whole.iterdir()} >= {"run.json", "metrics.csv", "checkpoints"}
+    assert "LOCAL_RANK" not in os.environ and not torch.distributed.is_initialized()
+
+
+@pytest.mark.slow
+def test_divided_frozen_weights_train_the_same_and_leave_the_same_files(
+    whole: Path, run: Run, tmp_path: Path
+) -> None:
+    run(tmp_path / "run", *LONG, "trainer=fsdp", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1")
+    same(whole, tmp_path / "run", 1e-6)
+    assert read_checkpoint(checkpoint_path(tmp_path / "run", "last")).keys() == (
+        read_checkpoint(checkpoint_path(whole, "last")).keys()
+    )
+    assert load_policy(tmp_path / "run")[0] is not None
+
+
+@pytest.mark.slow
+def test_broken_off_in_every_way_it_goes_on_to_the_same_weights(
+    whole: Path, start: Start, run: Run, tmp_path: Path
+) -> None:
+    """A cluster's signal, then one process killed, then the first one killed; each time nothing stays behind."""
+    folder = tmp_path / "run"
+
+    def step() -> int:
+        if not (folder / "run.json").exists():
+            return 0
+        return int(record_of(folder)["checkpoints"].get("last", {}).get("step", 0))
+
+    first = start(*LONG, f"hydra.run.dir={folder}")
+    wait_for(lambda: step() >= 2, first)
+    others = others_of(first.pid)
+    assert others
+    first.send_signal(signal.SIGUSR1)
+    output = first.communicate(timeout=60)[0]
+    assert first.returncode == 128 + signal.SIGUSR1, output
+    assert record_of(folder)["state"] == "interrupted" and not any(map(is_running, others))
+    reached = step()
+
+    second = start(f"resume={folder}", small=False)
+    wait_for(lambda: step() > reached, second)
+    (other,) = others_of(second.pid)
+    os.kill(other, signal.SIGKILL)
+    output = second.communicate(timeout=60)[0]
+    record = record_of(folder)
+    assert second.returncode == 2 and record["state"] == "failed", output
+    assert "process 1 of 2 was killed by signal 9" in record["error"] and record["error"] in output
+    reached = step()
+
+    third = start(f"resume={folder}", small=False)
+    wait_for(lambda: step() > reached, third)
+    (other,) = others_of(third.pid)
+    third.kill()
+    third.communicate(timeout=60)
+    wait_for_end(other)
+
+    run(folder, f"resume={folder}")
+    assert record_of(folder)["state"] == "finished"
+    same(whole, folder, 0.0)
+    keys = ("step", "train/loss", "val/loss")
+    rows = [[{k: row[k] for k in keys if k in row} for row in read_metrics(f)] for f in (whole, folder)]
+    assert rows[0] == rows[1]
+
+
+def wait_for_end(pid: int) -> None:
+    import time
+
+    until = time.monotonic() + 30
+    while is_running(pid):
+        assert time.monotonic() < until, f"process {pid} outlived its run"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_two_arms_one_after_the_other_in_one_command(start: Start, tmp_path: Path) -> None:
+    process = start(
+        "--multirun", *DDP, "trainer.limit_train_batches=1", "optimizer.lr=1e-3,1e-4",
+        f"hydra.sweep.dir={tmp_path}",
+    )  # fmt: skip
+    output = process.communicate(timeout=280)[0]
+    assert process.returncode == 0, output
+    arms = sorted(p for p in tmp_path.iterdir() if p.is_dir())
+    assert len(arms) == 2 and [record_of(arm)["state"] for arm in arms] == ["finished"] * 2
+    assert not (Path.cwd() / "train.log").exists()
+    second = record_of(arms[0])["training"]["first_step_s"], record_of(arms[1])["training"]["first_step_s"]
+    assert sum(second) < sum(record_of(arm)["wall_s"] for arm in arms) + 60
+
+
+def test_a_resumed_run_keeps_its_number_of_processes(run: Run, small_cfg: Config, tmp_path: Path) -> None:
+    from src.experiment.ranks import refuse_other_size
+
+    refuse_other_size({}, 2, tmp_path)
+    refuse_other_size({"processes": 2}, 2, tmp_path)
+    with pytest.raises(ProjectError, match=r"began with 2 processes, found 1; .*trainer\.devices"):
+        refuse_other_size({"processes": 2}, 1, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("trainer.strategy=ddp_spawn", "trainer.strategy: found DDPStrategy"),
+        ("+trainer.num_nodes=2", "trainer.num_nodes: found 2"),
+    ],
+)
+def test_other_ways_to_share_the_work_are_refused(
+    run: Run, tmp_path: Path, override: str, sentence: str
+) -> None:
+    with pytest.raises(ProjectError, match=sentence):
+        run(tmp_path / "run", "trainer.devices=2", "trainer.strategy=ddp", override)
+
+
+@pytest.mark.parametrize("variable", ["LOCAL_RANK", "SLURM_STEP_NUM_TASKS"])
+def test_a_run_started_several_times_by_another_program_is_refused(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    refuse_foreign_start()
+    monkeypatch.setenv(variable, "4")
+    with pytest.raises(ProjectError, match=f"{variable}: found 4"):
+        refuse_foreign_start()
+
+
+# ---------------------------------------------------------------- questions to all ranks
+
+
+def _ask(rank: int, port: int, answers: Any) -> None:
+    from datetime import timedelta
+
+    from src.experiment import ranks
+
+    torch.distributed.init_process_group(
+        "gloo", f"tcp://127.0.0.1:{port}", timeout=timedelta(seconds=30), rank=rank, world_size=3
+    )
+    cpu = torch.device("cpu")
+    answers[rank] = (
+        ranks.agreed(0, cpu),
+        ranks.agreed([0, 15, 10][rank], cpu),
+        ranks.total(rank + 0.5, cpu),
+        ranks.first_sentence(None, cpu),
+        ranks.first_sentence("NaN in ep_07" if rank == 1 else None, cpu),
+    )
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_all_ranks_hear_the_same_answer() -> None:
+    """So a NaN on one process, or a signal to one, stops all of them with the sentence of the one."""
+    from src.experiment.ranks import _free_port
+
+    context = torch.multiprocessing.get_context("spawn")
+    with context.Manager() as manager:
+        answers = manager.dict()
+        port = _free_port()
+        processes = [context.Process(target=_ask, args=(rank, port, answers)) for rank in range(3)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(60)
+        assert dict(answers) == dict.fromkeys(range(3), (0, 15, 4.5, None, "rank 1 of 3: NaN in ep_07"))
+
+
+def test_one_process_asks_itself() -> None:
+    from src.experiment import ranks
+
+    cpu = torch.device("cpu")
+    assert ranks.agreed(15, cpu) == 15 and ranks.total(3, cpu) == 3
+    assert ranks.first_sentence(None, cpu) is None and ranks.first_sentence("NaN", cpu) == "NaN"
