@@ -62,7 +62,8 @@ def _run(function: Callable[[Any], Any], config_name: str) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        return task.failed or _report(error, config_name, show_all)
+        told = any(error is known for known in task.told)
+        return task.failed if told else _report(error, config_name, show_all)
     return 0
 
 
@@ -75,6 +76,7 @@ class _Task:
         functools.update_wrapper(self, function)
         self.function, self.config_name, self.show_all = function, config_name, show_all
         self.failed = 0  # exit code of the first job that failed
+        self.told: list[Exception] = []  # what Hydra raises again at the end
 
     def __call__(self, cfg: Any) -> Any:
         from hydra.core.hydra_config import HydraConfig
@@ -89,7 +91,9 @@ class _Task:
         except Exception as error:
             in_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
             arm = f"arm {HydraConfig.get().job.override_dirname}: " if in_sweep else ""
-            self.failed = self.failed or _report(error, None, self.show_all, arm)
+            code = _report(error, None, self.show_all, arm)
+            self.failed = self.failed or code
+            self.told.append(error)
             if in_sweep:
                 raise  # Hydra goes on with the other arms and raises this again at the end
             raise SystemExit(self.failed) from error  # an exception would make Hydra print a line of its own
@@ -106,11 +110,19 @@ def _report(error: Exception, config_name: str | None, show_all: bool, prefix: s
         return _show_bug(error, show_all)
     if isinstance(error, ProjectError):
         return _say(f"{prefix}{error}")
+    if isinstance(error, BrokenPipeError):  # `| head` has seen enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  the interpreter flushes it at the end, and must not fail there
+        return 141
     if isinstance(error, OSError) and error.errno in _STORAGE:
         reason = f"cannot write {error.filename or 'the output folder'} ({error.strerror})"
         return _say(f"{prefix}{reason}; free space, or choose another place with hydra.run.dir=<folder>.")
     if config_name is not None and isinstance(error, (HydraException, OmegaConfBaseException)):
         return _say(explain(error, CONF, config_name, sys.argv[1:]))
+    if isinstance(error, RuntimeError) and 'detect "srun"' in str(error):
+        return _say(
+            "hydra/launcher: found a SLURM launcher, but no srun here; run it on a login node, or use "
+            "hydra/launcher=submitit_local."
+        )
     return _show_bug(error, show_all)
 
 

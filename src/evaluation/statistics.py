@@ -173,15 +173,15 @@ def widening(clusters: int, confidence: float = CONFIDENCE) -> float:
 def student_t(probability: float, degrees: int) -> float:
     """Quantile of Student's t for `probability` in [0.5, 1) and `degrees` >= 1; scipy is not needed at run time."""
     low, high = 0.0, 1.0
-    while _student_t_cdf(high, degrees) < probability:
+    while student_t_cdf(high, degrees) < probability:
         low, high = high, 2 * high
     for _ in range(80):  # bisection down to the last bit
         middle = (low + high) / 2
-        low, high = (middle, high) if _student_t_cdf(middle, degrees) < probability else (low, middle)
+        low, high = (middle, high) if student_t_cdf(middle, degrees) < probability else (low, middle)
     return (low + high) / 2
 
 
-def _student_t_cdf(t: float, degrees: int) -> float:
+def student_t_cdf(t: float, degrees: int) -> float:
     """P(T <= t) for t >= 0: the finite sums of Abramowitz & Stegun 26.7.3 (odd degrees) and 26.7.4 (even)."""
     angle = atan(t / sqrt(degrees))
     square, term, total = cos(angle) ** 2, 1.0, 0.0

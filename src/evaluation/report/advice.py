@@ -18,7 +18,14 @@ from src.evaluation.report.record import sections
 Idea = tuple[str, str]  # command, reason
 _SITES = ("text_attention", "text_mlp", "vision", "projector")  # of conf/model/lora/all.yaml
 _FEW_EPOCHS = 3  # below: five times as many, after which the curves can be judged (5 validations)
-_OF_THE_FOLDER = ("resume", "run_folder", "hydra", "name")  # where a run lies, not what it is
+_OF_THE_FOLDER = (
+    "resume",
+    "run_folder",
+    "hydra",
+    "name",
+    "arm",
+    "trial",
+)  # where a run belongs, not what it is
 
 
 def ideas(report: Mapping[str, Any], run: Path) -> list[Idea]:
@@ -164,6 +171,8 @@ def train(typed: Sequence[str], change: str) -> str:
         and _key(text).split(".")[0] not in _OF_THE_FOLDER
         and not (below and _key(text).startswith(below))
     ]
+    if any(_key(text) == "arm" for text in typed):
+        kept.append("comparison=null")  # a single run with a change is no arm of it any more
     return " ".join(["python -m src.train", *map(shlex.quote, [*kept, change])])
 
 

@@ -178,3 +178,12 @@ def test_after_one_or_two_epochs_the_first_advice_is_to_train_longer(
     for sign in ("overfits", "diverged"):
         others = ideas(report(curves={sign: "yes"}), tmp_path)
         assert not [why for _, why in others if "train longer" in why], sign
+
+
+def test_advice_for_an_arm_or_a_trial_is_a_run_of_its_own(tmp_path: Path) -> None:
+    """A changed arm is no arm of the comparison any more, and a study does not wait for it."""
+    typed = ["experiment=lora_placement", "model/lora=none", "arm=queries", "seed=1", "++trial={number:3}"]
+    cfg = {"seed": 1, "trainer": {"max_epochs": 7}, "data": {"source": None}, "model": LORA}
+    for command in advised(tmp_path / "a", typed, cfg, []):
+        if command.startswith("python -m src.train"):
+            assert "arm=" not in command and "trial" not in command and "comparison=null" in command
