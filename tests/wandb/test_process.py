@@ -51,7 +51,7 @@ def test_at_a_terminal_nothing_asks_and_the_runs_of_one_process_do_not_mix(
 ) -> None:
     monkeypatch.delenv("WANDB_MODE")  # so that `auto` decides
     code, shown = at_a_terminal(
-        "tests.wandb.runs", "-m", "+name=one,two", "+login=true,false", "+rows=6", f"+folder={tmp_path}",
+        "tests.wandb.runs", "-m", "+name=one,two", "+login=false,true", "+rows=6", f"+folder={tmp_path}",
         f"hydra.sweep.dir={tmp_path}/sweep", "hydra/job_logging=disabled", "hydra/hydra_logging=disabled",
         limit_s=120,
     )  # fmt: skip

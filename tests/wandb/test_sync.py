@@ -118,8 +118,11 @@ def test_a_server_that_fails_is_a_failed_run_and_the_next_try_heals_it(
 ) -> None:
     made = log(tmp_path / "run", mode="offline", rows=3)
     server.mode = "error"
-    outcome = wandb_sync.push(made.folder, nothing_shown, 3)
-    assert outcome.did == "failed" and outcome.words and note(made.folder)["pushed"] is None
+    outcome = wandb_sync.push(made.folder, nothing_shown, 1)
+    assert outcome.did == "failed" and outcome.words.startswith("wandb lab-project: no answer to use"), (
+        outcome
+    )
+    assert note(made.folder)["pushed"] is None
     server.mode = "ok"
     assert wandb_sync.push(made.folder, nothing_shown, 60).did in ("sent", "completed")
     assert rows_sent(server.run(made.id)) == rows_kept(made.folder)
