@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.core.config import build
 from src.core.errors import ProjectError
-from src.core.memory import keep_freed_memory
+from src.core.memory import forget_earlier_runs, keep_freed_memory
 from src.experiment import preemption, quiet, ranks
 from src.experiment.adapter import export_adapter, has_adapter
 from src.experiment.callbacks import build_parts
@@ -65,6 +65,7 @@ def begin(cfg: DictConfig) -> Start:
         in_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
     _refuse_half_an_arm(cfg, overrides)
     quiet.silence()
+    forget_earlier_runs()
     keep_freed_memory()
     reset_peak_memory()
     _check_machine(cfg)
