@@ -24,8 +24,8 @@ from src.experiment import preemption, provenance, ranks
 from src.experiment.signals import Interrupted, Pruned
 
 FILE = "run.json"
-UNHASHED = ("run_folder", "resume", "comparison", "trial")
-"""Root keys that a run's hash leaves out: the run elsewhere, going on, or asked for by another plan is the same run."""
+UNHASHED = ("run_folder", "resume")
+"""Root keys that a run's hash leaves out: the same run elsewhere, or going on, is the same run."""
 _REPOSITORY = Path(__file__).resolve().parents[2]
 
 

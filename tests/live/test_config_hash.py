@@ -18,8 +18,6 @@ from src.experiment.run_record import UNHASHED, config_hash
 UNCOUNTED = {
     "run_folder": "where the run lies: the same run in another folder is the same run",
     "resume": "a run that goes on with its own config is the run that was begun",
-    "comparison": "which other arms a table has does not change this one; arm and seed count",
-    "trial": "which study asked for the run, and where that study is kept",
 }
 """Root keys that the hash leaves out, and why."""
 
