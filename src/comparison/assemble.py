@@ -9,20 +9,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import date
-from math import isfinite
 from typing import Literal
 
 from src.comparison import figures, statistics
-from src.comparison.caption import caption, commands
+from src.comparison.caption import Basis, caption, commands
 from src.comparison.differences import code_of, label
 from src.comparison.gather import Gathered
 from src.comparison.plan import Plan
-from src.comparison.run import IMPORTED, Run
+from src.comparison.run import IMPORTED, Run, is_number
 from src.comparison.statistics import ALPHA, Sample
 from src.comparison.table import Cell, Column, Row, Table
 from src.core.errors import ProjectError
 from src.evaluation.statistics import holm
 
+NOT_MEASURED = "not measured"
+"""Answer of a report whose evaluation left the question out."""
 _NO_CELL = Cell(None, None, None, (), (), ())
 
 
@@ -73,12 +74,31 @@ def table(
         question=plan.question,
         columns=tuple(columns),
         rows=rows,
-        caption=caption(plan, rows, columns, runs, today or date.today()),
+        caption=caption(
+            plan, rows, columns, runs, _basis(columns, by_arm, plan.reference), today or date.today()
+        ),
         compared=plan.compared,
         warnings=(*gathered.warnings, *warnings, *_silent(by_arm), *_broken(runs, plan.metrics), *gaps),
         commands=commands(plan, runs, own_command),
         runs={run.id: f"{label(run)}, {code_of(run)}, {run.command or 'command unknown'}" for run in runs},
     )
+
+
+def _basis(columns: Sequence[Column], by_arm: Mapping[str, Sequence[Run]], reference: str) -> Basis:
+    """What the numbers of each column rest on, for the caption."""
+    metrics = [column for column in columns if column.kind == "metric"]
+    floored, blind, common = [], [], 0
+    for column in metrics:
+        samples = {arm: sample(runs, column) for arm, runs in by_arm.items()}
+        filled = {arm: one for arm, one in samples.items() if one.values}
+        blind += [column.name] if any(one.blind for one in filled.values()) else []
+        floored += [column.name] if any(statistics.floor(one) for one in filled.values()) else []
+        if column.better is not None and reference in filled:
+            tests = [
+                statistics.compare(one, filled[reference]) for arm, one in filled.items() if arm != reference
+            ]
+            common = max([common, *(test.seeds for test in tests if test is not None)])
+    return Basis(tuple(floored), tuple(blind), len(metrics), common)
 
 
 def sample(runs: Sequence[Run], column: Column) -> Sample:
@@ -87,28 +107,41 @@ def sample(runs: Sequence[Run], column: Column) -> Sample:
         costs = {int(run.seed or 0): run.cost.get(column.key) for run in runs}
         return Sample({seed: float(value) for seed, value in costs.items() if value is not None}, {})
     values = {
-        int(run.seed or 0): float(run.metrics[column.key]) for run in runs if _is_number(run, column.key)
+        int(run.seed or 0): float(run.metrics[column.key])
+        for run in runs
+        if is_number(run.metrics.get(column.key))
     }
     trials = {
-        int(run.seed or 0): one.n
+        int(run.seed or 0): n
         for run in runs
-        if (one := run.intervals.get(column.key)) is not None and one.method.startswith("wilson")
+        if is_number(run.metrics.get(column.key)) and (n := _trials(run, column.key)) is not None
     }
-    return Sample(values, trials)
+    # Elsewhere in a report the share of a rare class has Wilson's interval in some seeds only: no floor, and no gap.
+    silent = any(not run.has_report for run in runs if int(run.seed or 0) in values)
+    counted = figures.is_counted(column.key) or (bool(trials) and silent)
+    return Sample(values, trials, blind=counted and trials.keys() != values.keys())
 
 
-def _is_number(run: Run, name: str) -> bool:
-    value = run.metrics.get(name)
-    return isinstance(value, (int, float)) and isfinite(value)
+def _trials(run: Run, name: str) -> int | None:
+    """Yes/no trials behind a share: as the report says; else the episodes asked for, where each decides."""
+    own = run.intervals.get(name)
+    if own is not None:
+        return own.n if own.method.startswith("wilson") else None
+    for suite in run.evaluation.get("suites") or []:
+        place = f"closed_loop/{suite.get('suite')}/{suite.get('split')}/policy/"
+        if name in (f"{place}success", f"{place}collision", f"{place}timeout"):
+            return int(suite["episodes"])
+    return None
 
 
 def _broken(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
     """A sentence for every figure that came out as no number: leaving a seed that diverged out must not be silent."""
     return [
-        f"{label(run)}: {name} is {run.metrics[name]}, no number; the mean is over the other seeds."
+        f"{label(run)}: {name} is {'null' if run.metrics[name] is None else run.metrics[name]}, no number; the mean is "
+        "over the other seeds."
         for run in runs
         for name in names
-        if name in run.metrics and not _is_number(run, name)
+        if name in run.metrics and not is_number(run.metrics[name])
     ]
 
 
@@ -210,11 +243,11 @@ def _cell(
 
 
 def _answers(runs: Sequence[Run], question: str) -> str:
-    """`3 of 3`, `2 of 3, 1 not decided`; empty where no report asked."""
+    """`3 of 3`, `2 of 3, 1 not decided`, `2 of 2, 1 not measured`; empty where no report asked."""
     given = Counter(str(run.verdict[question]) for run in runs if run.verdict.get(question))
-    total = sum(given.values())
+    total = sum(given.values()) - given[NOT_MEASURED]
     if not total:
-        return ""
+        return NOT_MEASURED if given else ""
     others = [f"{count} {answer}" for answer, count in sorted(given.items()) if answer not in ("yes", "no")]
     return ", ".join([f"{given['yes']} of {total}", *others])
 

@@ -7,17 +7,33 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date
 
 from src.comparison.differences import UNKNOWN, code_of
 from src.comparison.gather import command
-from src.comparison.plan import Plan
+from src.comparison.plan import Plan, quoted
 from src.comparison.run import IMPORTED, Run
 from src.comparison.table import Column, Row
+from src.comparison.trained import alike, length
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What the numbers of a table rest on."""
+
+    floored: tuple[str, ...]
+    """Headings of the columns whose spread is not taken below the binomial one."""
+    blind: tuple[str, ...]
+    """Headings of the shares with a run that does not say of how many trials."""
+    metrics: int
+    """Columns with figures."""
+    common_seeds: int
+    """The most seeds that an arm shares with the reference."""
 
 
 def caption(
-    plan: Plan, rows: Sequence[Row], columns: Sequence[Column], runs: Sequence[Run], today: date
+    plan: Plan, rows: Sequence[Row], columns: Sequence[Column], runs: Sequence[Run], basis: Basis, today: date
 ) -> str:
     """Question; runs, seeds, episodes, suites; interval and test by name; what bold means; what is held fixed; date."""
     seeds = sorted({run.seed for run in runs if run.seed is not None and run.seed >= 0})
@@ -27,11 +43,18 @@ def caption(
     metrics = [column.key for column in columns if column.kind == "metric"]
     cells = [row.cells[key] for row in rows for key in metrics]
     if any(cell.basis == "seeds" for cell in cells):
-        floored = any(run.intervals[key].method.startswith("wilson") for run in runs for key in metrics
-                      if key in run.intervals)  # fmt: skip
+        of = "a share" if len(basis.floored) == basis.metrics else " and ".join(basis.floored)
         parts.append(
             "Mean over seeds with the 95 % interval of Student's t"
-            + (", the spread of a share not below the binomial one of a run's episodes." if floored else ".")
+            + (
+                f", the spread of {of} not below the binomial one of a run's episodes."
+                if basis.floored
+                else "."
+            )
+        )
+    if basis.blind:
+        parts.append(
+            f"No interval and no test over seeds where a run does not say of how many trials: {', '.join(basis.blind)}."
         )
     if any(cell.basis == "run" for cell in cells):
         parts.append(
@@ -49,10 +72,33 @@ def caption(
             "than every other arm."
         )
     else:
-        parts.append("No test: fewer than two common seeds, so nothing is bold.")
+        why = (
+            f"no arm shares two seeds with {plan.reference}"
+            if basis.common_seeds < 2
+            else "the common seeds have no spread that could be judged by"
+        )
+        parts.append(f"No test: {why}, so nothing is bold.")
+    parts += _fewer(rows, columns)
+    if not alike(runs):
+        parts.append(f"Trained: {length(runs)}.")
     parts.append(f"Held fixed: {_fixed(runs)}.")
     parts.append(f"{today.isoformat()}.")
     return " ".join(parts)
+
+
+def _fewer(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
+    """`Fewer seeds: vision, success full1 (%): 2.` where a figure lacks some of the runs of its arm."""
+    found = []
+    for row in rows:
+        cells = [(column.name, row.cells[column.key].seeds) for column in columns if column.kind == "metric"]
+        most = max((len(seeds) for _, seeds in cells), default=0)
+        every = max((len(one.seeds) for one in row.cells.values()), default=0)
+        found += [
+            f"{row.arm}, {name}: {', '.join(map(str, seeds))}"
+            for name, seeds in cells
+            if seeds and len(seeds) < max(most, every)
+        ]
+    return [f"Fewer seeds: {'; '.join(found)}."] if found else []
 
 
 def _measured(runs: Sequence[Run]) -> str:
@@ -74,7 +120,6 @@ def _fixed(runs: Sequence[Run]) -> str:
         "data": [run.data.get("data_hash") for run in known],
         "split": [run.data.get("split_hash") for run in known],
         "words": [(run.data.get("instruction") or {}).get("hash") for run in known],
-        "epochs": [(run.config.get("trainer") or {}).get("max_epochs") for run in known],
         "base weights": [str((run.base_model or {}).get("fingerprint") or "")[:12] or None for run in known],
         "code": [code_of(run) for run in known],
     }
@@ -83,6 +128,8 @@ def _fixed(runs: Sequence[Run]) -> str:
         for name, values in shared.items()
         if len({str(value) for value in values}) == 1 and values[0] not in (None, UNKNOWN)
     ]
+    if alike(known) and (trained := length(known)):
+        parts.insert(min(3, len(parts)), trained)
     if not parts:
         return "nothing that is recorded"
     of = "" if len(known) == len(runs) else " (imported runs: not recorded)"
@@ -115,11 +162,5 @@ def own_command(**settings: object) -> str:
     for key, value in settings.items():
         if value in (None, [], False, (), {}):
             continue
-        if isinstance(value, (list, tuple)):
-            value = (
-                "["
-                + ",".join(f"'{item}'" if set(str(item)) & set("=, ") else str(item) for item in value)
-                + "]"
-            )
-        words.append(shlex.quote(f"{key}={value}"))
+        words.append(shlex.quote(f"{key}={quoted(value)}"))
     return " ".join(["python -m src.compare", *words])

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from src.comparison import definition, differences, gather, plan
+from src.comparison import audit, definition, differences, gather, plan, trained
 from src.comparison.assemble import require_rows, table
 from src.comparison.caption import own_command
 from src.comparison.plan import Plan
-from src.comparison.run import Run
+from src.comparison.run import UNREADABLE, Run
 from src.comparison.table import Table
 from src.core.cli import CONF
 from src.core.errors import ProjectError
@@ -78,14 +78,22 @@ def compare(
             others = gather.with_arms(gather.named(runs))
             chosen, candidates = plan.add_arms(chosen, others), [*candidates, *others]
     found = gather.choose(chosen, candidates, allowed)
-    unequal = differences.differences(chosen, found.runs)
+    if len(set(chosen.metrics)) < len(chosen.metrics):
+        raise ProjectError(
+            f"metrics: found {', '.join(chosen.metrics)}, expected each figure once; leave one out."
+        )
+    unequal = [*differences.differences(chosen, found.runs), *trained.differences(chosen, found.runs)]
     refused, accepted = differences.split(chosen, unequal, allowed)
     if refused:
         from src.comparison.screen import show_differences
 
         show_differences(refused)
         differences.refuse(refused)
+    audited = audit.audit(chosen, found.runs, allowed)
     warnings = [
+        *audited,
+        *trained.sentences(chosen, found.runs),
+        *audit.unused(allowed, accepted, ("missing", "unknown", *audit.ALLOWED)),
         *_words_differ(chosen, candidates),
         *accepted,
         *differences.changed_since(chosen, found.runs),
@@ -126,9 +134,9 @@ def _candidates(name: str, source: str, place: Path, places: Mapping[str, str | 
         found = load(project, places.get("entity"), _folder_name(name))
     else:
         found = gather.below(place)
-    mine = [run for run in found if run.experiment == name]
-    if not mine:
-        others = sorted({str(run.experiment) for run in found})
+    mine = [run for run in found if run.experiment == name or run.state == UNREADABLE]
+    if not any(run.experiment == name for run in mine):
+        others = sorted({str(run.experiment) for run in found if run.state != UNREADABLE})
         raise ProjectError(
             f"experiment={name}: none of {len(found)} runs in {place if source == 'folders' else 'W&B'} belongs to it "
             f"(found: {', '.join(others) or 'none'}); run python -m src.train --multirun experiment={name}."
@@ -178,7 +186,8 @@ def _shared(candidates: Sequence[Run], given: list[str] | None) -> list[str]:
     """What was typed for all arms: as given, else as the first run recorded it."""
     if given is not None:
         return given
-    return plan.shared_overrides(sorted(candidates, key=lambda run: run.id)[0])
+    known = [run for run in candidates if run.state != UNREADABLE]
+    return plan.shared_overrides(min(known, key=lambda run: run.id))
 
 
 def _words_differ(chosen: Plan, candidates: Sequence[Run]) -> list[str]:

@@ -117,12 +117,15 @@ def load(experiment: str, overrides: Sequence[str] = ()) -> tuple[Comparison, di
     Raises:
         ProjectError: no such experiment, one that compares nothing, or an arm that cannot be composed.
     """
-    comparison = read(experiment)
+    comparison = read(experiment, overrides)
     return comparison, resolved(compose_arms(experiment, comparison, overrides))
 
 
-def read(experiment: str) -> Comparison:
-    """The comparison of conf/experiment/<experiment>.yaml, from the file alone: composing takes half a second.
+def read(experiment: str, overrides: Sequence[str] = ()) -> Comparison:
+    """The comparison of conf/experiment/<experiment>.yaml.
+
+    From the file alone, for composing takes half a second, unless one of `overrides` changes the node itself
+    (`comparison.metrics=[offline/error]`).
 
     Raises:
         ProjectError: no such experiment, or one that compares nothing or what cannot be.
@@ -135,7 +138,12 @@ def read(experiment: str) -> Comparison:
             f"experiment={experiment}: a single recipe that compares nothing, expected one with a `comparison` node; "
             "see conf/experiment/lora_placement.yaml."
         )
-    comparison: Comparison = build(file.comparison)
+    node = file.comparison
+    if any(word.lstrip("+~").startswith("comparison.") for word in overrides):
+        node = OmegaConf.create(
+            OmegaConf.to_container(compose_train(experiment, overrides).comparison, resolve=True)
+        )
+    comparison: Comparison = build(node)
     return comparison
 
 

@@ -119,6 +119,14 @@ def machines(runs: Sequence[Run]) -> list[str]:
     return [f"Minutes, memory and step time come from different machines and do not compare: {listed}."]
 
 
+def of_values(runs: Sequence[Run], values: Mapping[str, object]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """`Difference.values` of `values[run.id]`."""
+    listed: dict[str, list[str]] = {}
+    for run in runs:
+        listed.setdefault(_text(values[run.id]), []).append(label(run))
+    return tuple((text, tuple(sorted(who))) for text, who in sorted(listed.items()))
+
+
 def changed_since(plan: Plan, runs: Sequence[Run]) -> list[str]:
     """Sentences on what all runs hold fixed at another value than the definition names today."""
     sentences: dict[str, str] = {}

@@ -88,6 +88,12 @@ FIGURES = (
     Figure(r"best/step", "best step", None, "", 0, POSITIVE),
 )  # fmt: skip
 
+_COUNTED = (
+    rf"{_DRIVE}(?:success|collision|timeout|right_object|right_side)"
+    r"|probes/driven/(?!.*/difference$).+|probes/recorded/\w+/flip"
+)
+"""Shares of episodes or pairs, which the evaluation gives Wilson's interval."""
+
 COSTS = (
     Column("trainable_parameters", "trainable (M)", None, 1e-6, 3, "cost"),
     Column("train_minutes", "training (min)", None, 1.0, 1, "cost"),
@@ -114,6 +120,11 @@ def column(name: str, measured: Iterable[str] = ()) -> Column:
 def bounds(name: str) -> tuple[float, float]:
     """What the figure can be at all, in the record's unit; an interval is cut there."""
     return _find(name, ())[0].bounds
+
+
+def is_counted(name: str) -> bool:
+    """Is it a share of yes/no trials, so that no spread below their binomial one is believed?"""
+    return re.fullmatch(_COUNTED, name) is not None
 
 
 def refuse_unmeasured(name: str, measured: Iterable[str]) -> NoReturn:

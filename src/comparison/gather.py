@@ -13,7 +13,7 @@ from glob import glob
 from pathlib import Path
 
 from src.comparison.plan import Plan
-from src.comparison.run import IMPORTED, Run, from_folder
+from src.comparison.run import IMPORTED, UNREADABLE, Run, from_folder, from_folder_or_unreadable
 from src.core.errors import ProjectError
 from src.experiment.run_record import FILE
 
@@ -31,17 +31,19 @@ class Gathered:
 
 
 def below(folder: Path) -> list[Run]:
-    """The runs one level below `folder`, sorted by name.
+    """The runs one level below `folder`, sorted by name; a damaged one has the state `unreadable`.
 
     Raises:
-        ProjectError: no such folder, or no run in it.
+        ProjectError: no such folder, or no run in it that can be read.
     """
     if not folder.is_dir():
         raise ProjectError(
             f"folder={folder}: not found, expected the folder of a sweep with one run per subfolder; make the runs "
             "with python -m src.train --multirun experiment=<name>, or give their folder."
         )
-    found = [from_folder(path.parent) for path in sorted(folder.glob(f"*/{FILE}"))]
+    found = [from_folder_or_unreadable(path.parent) for path in sorted(folder.glob(f"*/{FILE}"))]
+    if found and all(run.state == UNREADABLE for run in found):
+        raise ProjectError(str(found[0].error))
     if not found:
         raise ProjectError(f"folder={folder}: holds no run, expected subfolders with a {FILE}.")
     return found
@@ -79,7 +81,8 @@ def choose(plan: Plan, runs: Iterable[Run], allow: Collection[str] = ()) -> Gath
     """The finished runs of the plan's arms.
 
     Raises:
-        ProjectError: two finished runs of one arm and seed; an arm without any run, unless `missing` is allowed.
+        ProjectError: two finished runs of one arm and seed; an arm without any run, unless `missing` is allowed; a
+            record that cannot be read in the folder of one of the arms.
     """
     kept: dict[tuple[str, int], Run] = {}
     rest: list[Run] = []
@@ -87,7 +90,12 @@ def choose(plan: Plan, runs: Iterable[Run], allow: Collection[str] = ()) -> Gath
     strangers: dict[str, int] = {}
     for run in sorted(runs, key=lambda run: run.id):
         arm, seed = str(run.arm), run.seed
-        if arm not in plan.arms or seed is None:
+        if run.state == UNREADABLE:
+            name = Path(run.id).name
+            if any(name.startswith((f"{one}-seed", f"{one},seed=")) for one in plan.arms):
+                raise ProjectError(str(run.error))
+            warnings.append(f"Left out: {run.error}")
+        elif arm not in plan.arms or seed is None:
             strangers[arm] = strangers.get(arm, 0) + 1
         elif run.state not in DONE:
             rest.append(run)
@@ -98,9 +106,11 @@ def choose(plan: Plan, runs: Iterable[Run], allow: Collection[str] = ()) -> Gath
             )
         else:
             kept[arm, seed] = run
-    if strangers:
-        listed = ", ".join(f"{arm} ({count})" for arm, count in sorted(strangers.items()))
-        warnings.append(f"Left out, for the table has no such arm: {listed}.")
+    for chosen_away, why in ((True, "not chosen"), (False, "for the table has no such arm")):
+        away = [
+            f"{arm} ({n})" for arm, n in sorted(strangers.items()) if (arm in plan.expected) == chosen_away
+        ]
+        warnings += [f"Left out, {why}: {', '.join(away)}."] if away else []
     for run in rest:
         if (str(run.arm), int(run.seed or 0)) not in kept:
             why = f" ({run.error.splitlines()[0]})" if run.error else ""

@@ -5,6 +5,7 @@ In: an experiment's definition, or run folders with `by` keys. Out: a `Plan`; di
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -50,7 +51,7 @@ def from_experiment(
     Raises:
         ProjectError: an unknown arm, or a reference that is not among the arms.
     """
-    comparison = definition.read(name)
+    comparison = definition.read(name, overrides)
     composed = definition.compose_arms(name, comparison, overrides)
     configs = definition.resolved(composed)
     chosen = {arm: tuple(comparison.arm(arm)) for arm in (comparison.arms if arms is None else arms)}
@@ -141,6 +142,23 @@ def covers(name: str, key: str) -> bool:
     return key == name or key.startswith(f"{name}.")
 
 
+def quoted(value: Any) -> str:
+    """A value as Hydra's command line takes it: text that its grammar would read as something else stands in quotes."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(quoted, value))}]"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{quoted(one)}" for key, one in value.items()) + "}"
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if not isinstance(value, str) or re.fullmatch(
+        r"(?!(?:true|false|null|nan|inf)$)[a-z_][\w./*-]*", value, re.I
+    ):
+        return str(value)
+    return QuotedString(text=value, quote=Quote.single).with_quotes()
+
+
 def _key(override: str) -> str:
     return override.lstrip("+~").partition("=")[0].split("@")[0].replace("/", ".")
 
@@ -184,5 +202,8 @@ def _words(run: Run, flat: Mapping[str, Any], by: Mapping[str, set[str]]) -> lis
     """What was typed for this arm; where nothing is recorded, its values."""
     typed = [word for word in run.overrides if any(covers(key, _key(word)) for key in by)]
     return typed or [
-        f"{leaf}={flat[leaf]}" for differing in by.values() for leaf in sorted(differing) if leaf in flat
+        f"{leaf}={quoted(flat[leaf])}"
+        for differing in by.values()
+        for leaf in sorted(differing)
+        if leaf in flat
     ]

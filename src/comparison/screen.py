@@ -21,25 +21,71 @@ MARKS = {"better": "▲", "worse": "▼", "open": "", "reference": "", "untested
 def show(table: Table, files: Sequence[Path], console: Console | None = None) -> None:
     """Print the table, the sentences below it and the files."""
     out = console or _console()
-    grid = RichTable(title=Text(table.question), title_justify="left", header_style="bold", expand=False)
-    grid.add_column("arm")
-    for column in table.columns:
-        arrow = {"max": " ↑", "min": " ↓", None: ""}[column.better]
-        grid.add_column(Text(column.name + arrow), justify="right")
-    answers = any(row.listens for row in table.rows)
-    if answers:
-        grid.add_column("listens")
-    for row in table.rows:
-        name = row.arm + (" (reference)" if row.reference else "") + (f" [{row.note}]" if row.note else "")
-        cells = [Text(cell_text(column, row.cells[column.key]),
-                      style="bold" if row.cells[column.key].bold else "") for column in table.columns]  # fmt: skip
-        grid.add_row(Text(name), *cells, *([Text(row.listens or "–")] if answers else []))
-    out.print(grid)
+    out.print(Text(table.question, style="italic"))
+    for columns, last in _blocks(table, out.width):
+        out.print(_grid(table, columns, last))
     out.print(Text("▲ ▼ better, worse than the reference at 5 %; (n): seeds. " + table.caption))
     for sentence in table.warnings:
         out.print(Text(f"! {sentence}", style="yellow"))
     for path in files:
         out.print(Text(f"  {path}"))
+
+
+def _blocks(table: Table, width: int) -> list[tuple[list[Column], bool]]:
+    """The columns of each grid, and whether it ends with the answers: one grid where `width` has room for all columns,
+    else figures and costs apart, and as many grids as it takes; a name or a figure is never cut."""
+    room = width - max(map(len, _names(table)), default=0) - 4
+    answers = max((len(row.listens) for row in table.rows), default=0)
+    answers = max(answers, len("listens")) + 3 if answers else 0
+    if sum(_width(table, column) for column in table.columns) + answers <= room:
+        return [(list(table.columns), True)]
+    blocks: list[list[Column]] = []
+    for kind in ("metric", "cost"):
+        left = -1
+        for column in (one for one in table.columns if one.kind == kind):
+            if left < _width(table, column):
+                blocks.append([])
+                left = room
+            blocks[-1].append(column)
+            left -= _width(table, column)
+    if answers and (not blocks or sum(_width(table, one) for one in blocks[-1]) + answers > room):
+        blocks.append([])
+    return [(block, index == len(blocks) - 1) for index, block in enumerate(blocks)]
+
+
+def _width(table: Table, column: Column) -> int:
+    """Signs that a column needs: its longest cell, or the longest word of its heading; and the frame."""
+    texts = [*(cell_text(column, row.cells[column.key]) for row in table.rows), *_heading(column).split()]
+    return max(map(len, texts)) + 3
+
+
+def _heading(column: Column) -> str:
+    arrow = {"max": " ↑", "min": " ↓", None: ""}[column.better]
+    return column.name + arrow.replace(" ", "\u00a0")
+
+
+def _names(table: Table) -> list[str]:
+    return [
+        row.arm + (" (reference)" if row.reference else "") + (f" [{row.note}]" if row.note else "")
+        for row in table.rows
+    ]
+
+
+def _grid(table: Table, columns: Sequence[Column], last: bool) -> RichTable:
+    grid = RichTable(header_style="bold", expand=False)
+    grid.add_column("arm", no_wrap=True)
+    for column in columns:
+        grid.add_column(Text(_heading(column)), justify="right", min_width=_width(table, column) - 3)
+    answers = last and any(row.listens for row in table.rows)
+    if answers:
+        grid.add_column("listens", no_wrap=True)
+    for name, row in zip(_names(table), table.rows, strict=True):
+        cells = [
+            Text(cell_text(column, row.cells[column.key]), style="bold" if row.cells[column.key].bold else "",
+                 no_wrap=True) for column in columns
+        ]  # fmt: skip
+        grid.add_row(Text(name), *cells, *([Text(row.listens or "–")] if answers else []))
+    return grid
 
 
 def show_differences(found: Sequence[Difference], console: Console | None = None) -> None:

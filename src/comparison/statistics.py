@@ -37,6 +37,8 @@ class Sample:
     """Seed → value."""
     trials: Mapping[int, int]
     """Seed → yes/no trials behind the value; empty where the figure is no share of such trials."""
+    blind: bool = False
+    """A share of trials of which some run does not say how many: no floor, so no interval and no test either."""
 
 
 def mean(sample: Sample) -> float:
@@ -59,7 +61,7 @@ def floor(sample: Sample) -> float:
 def interval(sample: Sample, bounds: tuple[float, float]) -> tuple[float, float] | None:
     """95 % interval of the mean over two or more seeds, cut at `bounds`; None where nothing is known of the spread."""
     k = len(sample.values)
-    if k < 2:
+    if k < 2 or sample.blind:
         return None
     centre = mean(sample)
     s = max(_deviation([sample.values[seed] for seed in sorted(sample.values)]), floor(sample))
@@ -76,6 +78,8 @@ class Test:
     difference: float
     p: float | None
     """Two-sided, not corrected; None where there are fewer than two common seeds or no spread to judge by."""
+    seeds: int
+    """Common seeds."""
 
 
 def compare(first: Sample, second: Sample) -> Test | None:
@@ -87,9 +91,9 @@ def compare(first: Sample, second: Sample) -> Test | None:
     differences = [a.values[seed] - b.values[seed] for seed in common]
     k, centre = len(common), sum(differences) / len(common)
     s = max(_deviation(differences), sqrt(floor(a) ** 2 + floor(b) ** 2))
-    if k < 2 or s == 0:
-        return Test(centre, None)
-    return Test(centre, 2 * (1 - student_t_cdf(abs(centre) / (s / sqrt(k)), k - 1)))
+    if k < 2 or s == 0 or first.blind or second.blind:
+        return Test(centre, None, k)
+    return Test(centre, 2 * (1 - student_t_cdf(abs(centre) / (s / sqrt(k)), k - 1)), k)
 
 
 def _deviation(values: Sequence[float]) -> float:
@@ -104,4 +108,4 @@ def _deviation(values: Sequence[float]) -> float:
 
 def _only(sample: Sample, seeds: Sequence[int]) -> Sample:
     trials = {seed: sample.trials[seed] for seed in seeds} if set(seeds) <= sample.trials.keys() else {}
-    return Sample({seed: sample.values[seed] for seed in seeds}, trials)
+    return Sample({seed: sample.values[seed] for seed in seeds}, trials, sample.blind)

@@ -7,9 +7,10 @@ run.json beside the nested config, because W&B drops empty values of that.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
-from src.comparison.run import Run, from_record
+from src.comparison.run import Run, from_record, unreadable
 from src.core.errors import ProjectError
 from src.experiment import wandb_server
 from src.experiment.wandb_facts import RECORD, REPORT
@@ -56,11 +57,15 @@ def require_login(what: str) -> None:
 
 
 def _run(one: Any, run_id: str) -> Run:
-    record: dict[str, Any] = json.loads(one.config[RECORD])
-    report: dict[str, Any] = json.loads(one.config.get(REPORT) or "{}")
+    try:
+        record: dict[str, Any] = json.loads(one.config[RECORD])
+        report: dict[str, Any] = json.loads(one.config.get(REPORT) or "{}")
+        run = from_record(run_id, {**record, "wandb": run_id}, report)
+    except (ValueError, TypeError, ProjectError) as error:
+        return unreadable(run_id, f"{run_id}: {error}" if run_id not in str(error) else str(error))
     if record["state"] == "running" and one.state in _OVER:
-        record["state"] = "killed"  # it never came to say how it ended
-    return from_record(run_id, {**record, "wandb": run_id}, report)
+        return replace(run, state="killed")  # it never came to say how it ended
+    return run
 
 
 def _id(run: Run) -> str:

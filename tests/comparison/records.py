@@ -10,6 +10,7 @@ from typing import Any
 
 from src.comparison.definition import leaves
 from src.comparison.plan import Plan
+from src.experiment.run_record import config_hash
 
 SUCCESS = "closed_loop/full1/layout/policy/success"
 ERROR = "offline/error"
@@ -53,6 +54,7 @@ def record(arm: str, seed: int, folder: str, metrics: Mapping[str, float]) -> di
                        "suite_version": "1"},
         "data": {"data_hash": "d0", "split_hash": "s0", "instruction": {"hash": "w0"},
                  "splits": {"val": {"episodes": 80}, "test": {"episodes": 0}}},
+        "training": {"epochs": 2, "steps": 720, "processes": 1, "step_seconds": 10.0 + seed + RANKS.get(arm, 1) / 100},
         "model": {"base_model": {"id": "assets/kosmos2_tiny", "revision": None, "fingerprint": f"f-{arm}"}},
         "code": {"sha": "abcdef0123456789", "branch": "main", "dirty": False, "diff_sha256": None},
         "machine": {"cpu": "AMD EPYC", "gpus": []},
@@ -95,6 +97,8 @@ def write(
         for parent in parents:
             node = node.setdefault(parent, {})
         node[last] = copy.deepcopy(value)
+    if "config_hash" not in changes:
+        content["config_hash"] = config_hash(content["config"])
     (folder / "run.json").write_text(json.dumps(content), encoding="utf-8")
     (folder / "report.json").write_text(json.dumps(report(metrics, trials)), encoding="utf-8")
     return folder

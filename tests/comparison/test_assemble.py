@@ -192,6 +192,28 @@ def test_an_arm_that_does_not_listen_shows(tmp_path: Path) -> None:
     assert "By its own report does not listen to its instruction: small (seed 1, 2)." in result.warnings
 
 
+def test_what_was_not_measured_counts_for_nothing(tmp_path: Path) -> None:
+    for arm in ARMS:
+        for seed in SEEDS:
+            answer = "not measured" if arm == "small" or (arm == "large" and seed) else "yes"
+            records.write(tmp_path, arm, seed, {SUCCESS: 0.5, ERROR: 0.1 + seed}, verdict__listens=answer)
+    assert [row.listens for row in made(tmp_path).rows] == [
+        "not measured",
+        "1 of 1, 2 not measured",
+        "3 of 3",
+    ]
+
+
+def test_why_there_is_no_test_is_said_as_it_is(tmp_path: Path) -> None:
+    for arm in ARMS:
+        for seed in (0, 1):
+            records.write(tmp_path / "flat", arm, seed, {ERROR: 0.1})
+        records.write(tmp_path / "single", arm, 0, {ERROR: 0.1})
+    plan = records.plan(metrics=(ERROR,))
+    assert "the common seeds have no spread" in made(tmp_path / "flat", plan).caption
+    assert "no arm shares two seeds with text" in made(tmp_path / "single", plan).caption
+
+
 def test_every_cell_traces_to_its_runs_and_the_caption_names_what_was_fixed(tmp_path: Path) -> None:
     result = written(tmp_path, {arm: [0.5, 0.6, 0.7] for arm in ARMS}, {arm: [0.1, 0.2, 0.3] for arm in ARMS})
     for row in result.rows:

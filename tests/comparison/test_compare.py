@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -10,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from src.comparison import compare as room
+from src.comparison import plan
 from src.comparison.caption import own_command
 from src.comparison.definition import load
 from src.core.errors import ProjectError
@@ -150,3 +153,42 @@ def test_the_command_in_the_table_is_the_one_that_makes_it() -> None:
     assert own_command(experiment="x", folder=None, allow=["missing", "data.a"], arms=[]) == (
         "python -m src.compare experiment=x 'allow=[missing,data.a]'"
     )
+
+
+@pytest.mark.parametrize(
+    "value", ["window=8", "a b", "it's", "x,y", "null", "007", "[a]", "a\\", "lr:1e-3", "multirun/w/*"]
+)
+def test_the_command_is_runnable_in_a_shell_and_in_hydra(value: str) -> None:
+    words = shlex.split(own_command(reference=value, runs=[value, "plain"], publish=True))
+    one, two, three = OverridesParser.create().parse_overrides(words[3:])
+    assert (one.key_or_group, text(one.value())) == ("reference", value)
+    assert (two.key_or_group, [text(item) for item in two.value()]) == ("runs", [value, "plain"])
+    assert (three.key_or_group, three.value()) == ("publish", True)
+
+
+def text(value: Any) -> Any:
+    return getattr(value, "text", value)
+
+
+def test_what_was_typed_for_the_figures_also_holds_for_the_table() -> None:
+    words = ["comparison.metrics=[offline/error]", "comparison.reference=one_frame", "comparison.seeds=[0,1]"]
+    made = plan.from_experiment("history", words)
+    assert (made.metrics, made.reference, made.seeds) == (("offline/error",), "one_frame", (0, 1))
+    assert plan.from_experiment("history", words, reference="per_frame").reference == "per_frame"
+
+
+def test_a_figure_named_twice_is_refused(grid: Path) -> None:
+    with pytest.raises(ProjectError, match="expected each figure once"):
+        room.compare(runs=[f"{grid}/*"], by=["data.window"], metrics=[SUCCESS, SUCCESS], reference="window=8")
+
+
+def test_an_edited_figure_makes_no_table(grid: Path) -> None:
+    path = grid / "4,1" / "run.json"
+    content = json.loads(path.read_text())
+    content["metrics"][SUCCESS] = 0.95
+    path.write_text(json.dumps(content))
+    with pytest.raises(
+        ProjectError, match=r"4,1/run\.json: closed_loop.* is 0\.95, but its report\.json says 0\.42"
+    ):
+        room.compare(runs=[f"{grid}/*"], by=["data.window"], metrics=[SUCCESS], reference="window=8")
+    assert not (grid / "table").exists()

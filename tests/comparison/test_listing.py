@@ -108,19 +108,20 @@ def test_a_broken_record_is_named_and_the_list_goes_on(
         ("list", "[1]"),
         ("stateless", "{}"),
         ("odd", '{"state": "x", "metrics": 3}'),
+        ("timed", '{"state": "finished", "wall_s": "x"}'),
     ):
         folder = make(f"outputs/{name}")
         (folder / "run.json").write_text(text)
     ask()
     seen = capsys.readouterr().out
     assert "outputs/good" in seen and "1 run." in seen
-    for name in ("cut", "list", "stateless", "odd"):
+    for name in ("cut", "list", "stateless", "odd", "timed"):
         assert sum(f"outputs/{name}/run.json" in line for line in seen.splitlines()) == 1
     ask(json=True)
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [line["state"] for line in lines].count(None) == 4 and sum(
+    assert [line["state"] for line in lines].count(None) == 5 and sum(
         "problem" in line for line in lines
-    ) == 4
+    ) == 5
 
 
 def test_a_record_of_the_first_format_is_listed_and_filtered_by_hydra_s_config(make: Make) -> None:
@@ -338,7 +339,7 @@ def test_a_run_is_named_by_any_part_that_is_its_own(make: Make) -> None:
     assert resolve("outputs/text", []).path == "outputs/text", "a folder needs no list"
     with pytest.raises(ProjectError, match="found 2 such runs, expected one: multirun"):
         resolve("lora", entries)
-    with pytest.raises(ProjectError, match="found 0 such runs, expected one, did you mean outputs/text"):
+    with pytest.raises(ProjectError, match="found 0 such runs, expected one; nearest are outputs/text"):
         resolve("outputs/txt", entries)
 
 
@@ -421,3 +422,76 @@ def test_five_hundred_runs_take_no_heavy_import_and_little_time(make: Make, tmp_
     }
     assert not imported & {"torch", "lightning", "transformers", "wandb", "optuna"}
     assert took < 15, "3 s on an idle core; this bound is for a busy one"
+
+
+# ---------------------------------------------------------------- odd records and wrong questions
+
+
+@pytest.mark.parametrize("sort", ["metric", "-metric", "seed", "-seed"])
+def test_odd_values_stand_last_either_way_and_the_list_goes_on(
+    sort: str, make: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = {"nan": float("nan"), "null": None, "word": "high"}
+    for name, value in odd.items():
+        make(f"outputs/{name}", **{f"metrics.{SUCCESS}": value})
+    for seed, value in enumerate((0.25, 0.75)):
+        make(f"outputs/{seed}", seed=seed + 1, **{f"metrics.{SUCCESS}": value})
+    make("outputs/worded", seed="first", **{f"metrics.{SUCCESS}": 0.5})
+    ask(sort=sort, metric=SUCCESS, json=True)
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(rows) == 6
+    if "metric" in sort:
+        values = [row["value"] for row in rows[:3]]
+        assert values == sorted([0.25, 0.5, 0.75], reverse=sort.startswith("-"))
+    else:
+        seeds = [0, 0, 0, 1, 2, "first"]
+        assert [row["seed"] for row in rows] == (seeds[::-1] if sort.startswith("-") else seeds)
+    ask(sort=sort)
+    assert "6 runs." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["nan", "null", "word"])
+def test_a_run_with_an_odd_figure_is_shown_and_set_side_by_side(name: str, make: Make) -> None:
+    value = {"nan": float("nan"), "null": None, "word": "high"}[name]
+    odd, good = make("outputs/odd", **{f"metrics.{SUCCESS}": value}), make("outputs/good")
+    assert list(one.lines(read(odd)))[-1].startswith("next")
+    assert any("figures: 1 differ" in line for line in pair.lines(read(odd), read(good)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"folders": ["outputs", "/nonexistent"]}, ("folders", "/nonexistent")),
+        ({"limit": -3}, ("limit", "-3", "limit=null")),
+        ({"diff": ["text-seed0", "nonsense"]}, ("nonsense", "found 0", "nearest are", "text-seed0")),
+        ({"diff": ["text-seed0", "texd-seed1"]}, ("texd-seed1", "nearest are multirun/lora/text-seed1,")),
+    ],
+)
+def test_a_wrong_question_is_one_sentence(changes: Any, words: tuple[str, ...], make: Make) -> None:
+    make("multirun/lora/text-seed0")
+    make("multirun/lora/text-seed1")
+    with pytest.raises(ProjectError) as caught:
+        ask(**changes)
+    assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
+
+
+def test_folders_that_the_first_run_makes_may_be_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ask()
+    assert "No runs below outputs, multirun" in capsys.readouterr().out
+
+
+def test_bases_whose_frozen_weights_differ_are_the_same_by_id_and_revision_alone(make: Make) -> None:
+    model = {"config.model": {"unfreeze": 1}}
+    a = read(make("outputs/a"))
+    text = "\n".join(
+        pair.lines(a, read(make("outputs/b", **model, **{"model.base_model.fingerprint": "f2"})))
+    )
+    assert "same base model (id and revision)" in text
+    for name, changes in (("c", {}), ("d", model)):
+        text = "\n".join(pair.lines(a, read(make(f"outputs/{name}", **changes))))
+        assert "same base model" in text and "(id and revision)" not in text
+    text = "\n".join(pair.lines(a, read(make("outputs/e", **{"model.base_model.fingerprint": "f2"}))))
+    assert "base model: 1 differ" in text

@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from functools import cached_property
 from json import dumps
 from pathlib import Path
@@ -27,6 +27,10 @@ SECTIONS = (
     "metrics", "verdict", "cost", "evaluation", "training", "checkpoints", "data", "model", "code", "machine",
     "packages", "config",
 )  # fmt: skip
+NUMBERS = ("wall_s",)
+"""Fields of run.json that are a number, or null."""
+NOT_YET = ("outputs", "multirun")
+"""Folders that the first run makes; any other one that is not there is a typing error."""
 _SUCCESS = re.compile(r"closed_loop/.+/policy/success")
 _BEST_LOSS = re.compile(r"best/.*loss.*")
 
@@ -54,15 +58,19 @@ class Entry:
 
     @cached_property
     def figures(self) -> dict[str, float]:
-        """Everything that can be a metric: `metrics`, the chosen checkpoint's figures, `cost/…`."""
-        cost = {f"cost/{key}": value for key, value in self.section("cost").items() if value is not None}
-        best = selected({"checkpoints": self.section("checkpoints")})
-        return {**cost, **best, **self.section("metrics")}
+        """Everything that can be a metric: `metrics`, the chosen checkpoint's figures, `cost/…`; what is null or no
+        number was not measured."""
+        cost = {f"cost/{key}": value for key, value in self.section("cost").items()}
+        best = self.section("checkpoints").get("best")
+        best = selected({"checkpoints": {"best": best if isinstance(best, Mapping) else {}}})
+        found = {**cost, **best, **self.section("metrics")}
+        return {key: value for key, value in found.items() if isinstance(value, (int, float))}
 
     @property
     def headline(self) -> str | None:
         """The figure that stands for the run: success on its first suite, else its best loss on validation."""
-        for suite in self.section("evaluation").get("suites") or []:
+        suites = self.section("evaluation").get("suites")
+        for suite in suites if isinstance(suites, list) else []:
             if isinstance(suite, Mapping):
                 name = f"closed_loop/{suite.get('suite')}/{suite.get('split')}/policy/success"
                 if name in self.figures:
@@ -112,8 +120,13 @@ def runs(
     """List the runs below `folders`, or show one of them, or how two differ; see conf/runs.yaml for the arguments.
 
     Raises:
-        ProjectError: an unknown state, key, metric or order; a run that is not there.
+        ProjectError: an unknown state, key, metric or order; a run or folder that is not there; a limit below 0.
     """
+    if limit is not None and limit < 0:
+        raise ProjectError(f"limit: found {limit}, expected 0 or more lines; limit=null shows all.")
+    for folder in folders:
+        if folder not in NOT_YET and not Path(folder).is_dir():
+            raise ProjectError(f"folders: there is no folder {folder}; correct it, or leave it out.")
     entries = list(find([Path(folder) for folder in folders]))
     if diff is not None:
         from src.comparison.listing.pair import compare
@@ -130,7 +143,7 @@ def runs(
     if metric is not None:
         metric = known_metric(metric, chosen)
     ordered = order(chosen, sort, metric)
-    kept = ordered if limit is None else ordered[: max(limit, 0)]
+    kept = ordered if limit is None else ordered[:limit]
     broken = [entry for entry in entries if entry.problem]
     if json:
         for entry in [*kept, *broken]:
@@ -175,6 +188,9 @@ def read(folder: Path) -> Entry:
     for key in SECTIONS:
         if record.get(key) is not None and not isinstance(record[key], Mapping):
             return Entry(folder, {}, _odd(folder, f"{key} {str(record[key])[:40]!r}"))
+    for key in NUMBERS:
+        if record.get(key) is not None and not _is_number(record[key]):
+            return Entry(folder, {}, _odd(folder, f"{key} {str(record[key])[:40]!r}"))
     return Entry(folder, record)
 
 
@@ -191,14 +207,30 @@ def resolve(name: str, entries: Sequence[Entry]) -> Entry:
         ends = [path for path in paths if path == name or path.endswith(f"/{name}")]
         found = ends or [path for path in paths if name in path]
         if len(found) != 1:
-            near = f": {', '.join(found[:5])}" if found else did_you_mean(name, paths)
+            nearest = found[:5] or _nearest(name, list(paths))
+            near = f": {', '.join(nearest)}." if found else f"; nearest are {', '.join(nearest)}."
             raise ProjectError(
-                f"{name}: found {len(found)} such runs, expected one{near or '; see the list.'}"
+                f"{name}: found {len(found)} such runs, expected one{near if nearest else '; the list is empty.'}"
             )
         entry = paths[found[0]]
     if entry.problem:
         raise ProjectError(entry.problem)
     return entry
+
+
+def _nearest(name: str, paths: Sequence[str]) -> list[str]:
+    """The three paths that are most like `name`, as a whole or by their last folders."""
+
+    def likeness(path: str) -> float:
+        tail = "/".join(path.split("/")[-name.count("/") - 1 :])
+        return max(SequenceMatcher(None, name, text).ratio() for text in (path, tail))
+
+    return sorted(paths, key=likeness, reverse=True)[:3]
+
+
+def _is_number(value: object) -> bool:
+    """A number that can be ordered: neither a boolean nor NaN."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
 
 
 def _odd(folder: Path, found: str) -> str:
@@ -296,7 +328,7 @@ def known_metric(name: str, entries: Sequence[Entry]) -> str:
 
 
 def order(entries: Sequence[Entry], sort: str, metric: str | None = None) -> list[Entry]:
-    """Sorted by one of `SORTS`, downwards with a minus before it; what has no value comes last either way.
+    """Sorted by one of `SORTS`, downwards with a minus before it; what has no value, or NaN, comes last either way.
 
     Raises:
         ProjectError: another order.
@@ -312,8 +344,14 @@ def order(entries: Sequence[Entry], sort: str, metric: str | None = None) -> lis
             name = metric or entry.headline
             figure = entry.figures.get(name) if name else None
             # Success and loss do not mix: each figure's runs stand together.
-            return None if figure is None else (figure if metric else (name, figure))
-        return {"started": entry.started, "run": entry.path, "minutes": entry.minutes}.get(key, entry[key])
+            return None if not _is_number(figure) else (figure if metric else (name, figure))
+        found = {"started": entry.started, "run": entry.path, "minutes": entry.minutes}.get(key, entry[key])
+        if key not in ("seed", "minutes"):
+            return found if found is None or key == "started" else str(found)
+        if _is_number(found):
+            return (0, found, "")
+        # A seed that somebody else's run wrote as a word stands after the numbers; NaN is no value.
+        return None if found is None or isinstance(found, float) else (1, 0, str(found))
 
     with_value = [entry for entry in entries if value(entry) is not None]
     without = [entry for entry in entries if value(entry) is None]

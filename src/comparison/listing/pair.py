@@ -40,7 +40,7 @@ def lines(a: Entry, b: Entry) -> Iterator[str]:
         ("data", _data(a, b, ("data_hash", "root"))),
         ("split", _data(a, b, ("split_hash", "split_file"))),
         ("sentences", _words(a, b)),
-        ("base model", _model(a, b)),
+        ("base model" if _same_frozen(a, b) else "base model (id and revision)", _model(a, b)),
         ("machine", _section(a, b, "machine", _MACHINE)),
         ("evaluation", _section(a, b, "evaluation")),
     ):
@@ -104,12 +104,11 @@ def _words(a: Entry, b: Entry) -> Pairs | str:
 
 
 def _model(a: Entry, b: Entry) -> Pairs | str:
-    """The fingerprint is one of the frozen weights, so it tells bases apart only where the same ones are frozen."""
+    """What is known of both base models; the fingerprint only where it can tell them apart."""
     one, two = (entry.section("model") for entry in (a, b))
     if not one.get("base_model") or not two.get("base_model"):
         return _nobody(not one.get("base_model"), not two.get("base_model"))
-    settings = differing(a.config or {}, b.config or {})
-    left_out = "fingerprint" if any(key.startswith("model.") for key in settings) else ""
+    left_out = "" if _same_frozen(a, b) else "fingerprint"
     found = [
         {
             **{f"base_model.{key}": value for key, value in part["base_model"].items() if key != left_out},
@@ -118,6 +117,14 @@ def _model(a: Entry, b: Entry) -> Pairs | str:
         for part in (one, two)
     ]
     return differing(*found)
+
+
+def _same_frozen(a: Entry, b: Entry) -> bool:
+    """The fingerprint is one of the frozen weights, so it tells bases apart only where the same ones are frozen."""
+    one, two = (entry.section("model").get("base_model") or {} for entry in (a, b))
+    if one.get("fingerprint") == two.get("fingerprint"):
+        return True
+    return not any(key.startswith("model.") for key in differing(a.config or {}, b.config or {}))
 
 
 def _nobody(a: bool, b: bool) -> str:

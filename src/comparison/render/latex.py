@@ -46,6 +46,8 @@ _GREEK = frozenset(
     ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "mu", "nu", "xi", "pi",
      "rho", "sigma", "tau", "phi", "chi", "psi", "omega")
 )  # fmt: skip
+_WIDE = 8
+"""Columns from which on the table is set smaller."""
 _FOREIGN = r"\orlatin"
 _DEFINE = (
     "% Letters without a font in pdflatex: xelatex and lualatex print the first form, pdflatex the romanised second.\n"
@@ -127,7 +129,11 @@ def _body(table: Table) -> Iterator[str]:
     yield rf"\caption{{{escape(f'{table.question} {words.caption(table)}')}}}"
     yield rf"\label{{tab:{label}}}"
     yield r"\par\medskip"
-    yield r"\small\setlength{\tabcolsep}{4pt}"
+    # Eight columns of figures and the answers in \small are 9.5 pt wider than a page of 17 cm.
+    wide = len(table.columns) + answers >= _WIDE
+    yield (
+        (r"\footnotesize" if wide else r"\small") + r"\setlength{\tabcolsep}{" + ("3pt}" if wide else "4pt}")
+    )
     yield rf"\begin{{tabular}}{{@{{}}l{'r' * len(table.columns)}{'l' * answers}@{{}}}}"
     yield r"\toprule"
     for line in _headings(table):
