@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from src.core.config import did_you_mean
+from src.core.config import check, did_you_mean
+from src.core.errors import ProjectError
 from src.core.help import group_options
 
 _SILENT = (
@@ -72,6 +73,37 @@ def root_keys(conf: Path, name: str) -> list[str]:
     return keys
 
 
+# ---------------------------------------------------------------- a job of a sweep, before it is launched
+
+
+def try_out(config: Any, overrides: Sequence[str], loader: Any) -> None:
+    """Compose and check the job that these overrides make, as it will be when it runs; nothing is written.
+
+    Args:
+        config: of the sweep, with its `hydra` node.
+        overrides: of the job.
+        loader: Hydra's config loader.
+
+    Raises:
+        ProjectError: an override that is none, a key that is not there, a value of another type.
+    """
+    from hydra.errors import HydraException
+    from omegaconf import open_dict
+    from omegaconf.errors import OmegaConfBaseException
+
+    name = str(config.hydra.job.config_name)
+    conf = Path(next(one.path for one in config.hydra.runtime.config_sources if one.provider == "main"))
+    try:
+        job = loader.load_sweep_config(config, list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ProjectError(explain(error, conf, name, overrides)) from error
+    with open_dict(job):
+        del job["hydra"]
+        if "run_folder" in job:
+            job.run_folder = "RUN"  # only a job that runs has one
+    check(job, root_keys(conf, name))
+
+
 # ---------------------------------------------------------------- advice on a wrong override
 
 
@@ -83,9 +115,9 @@ def explain(error: Exception, conf: Path, name: str, argv: Sequence[str]) -> str
         advice = _advice(override, conf, known)
         if advice:
             return advice
-    missing = re.search(r"Could not find '(hydra/\w+)/(\w+)'", str(error))
+    missing = re.search(r"Could not find '(hydra/[^']+)/([^'/]+)'", str(error))
     if missing is not None:
-        return _no_plugin(missing[1], missing[2], str(error))
+        return _no_plugin(missing[1], missing[2], str(error), conf)
     cause = error.__cause__
     unreadable = getattr(error, "override", None)
     if unreadable is not None:
@@ -95,13 +127,16 @@ def explain(error: Exception, conf: Path, name: str, argv: Sequence[str]) -> str
     return " ".join(lines[:2]) or type(error).__name__
 
 
-def _no_plugin(group: str, choice: str, message: str) -> str:
-    """A launcher or sweeper that is not there: its package, or the nearest name."""
+def _no_plugin(group: str, choice: str, message: str, conf: Path) -> str:
+    """A launcher, sweeper, sampler … that is not there: its package, or the nearest name."""
     if choice in _PLUGINS:
         extra = _PLUGINS[choice]
         return f"{group}={choice}: its package is not installed; run pip install -e '.[{extra}]'."
     listed = [line.split() for line in message.splitlines() if line.startswith("\t")]
-    options = sorted({word for words in listed for word in words if "=" not in word})
+    # Hydra lists what packages bring and what conf/ has, but not always both.
+    options = sorted(
+        {word for words in listed for word in words if "=" not in word} | {*group_options(conf, group)}
+    )
     guess = did_you_mean(choice, options) or "."
     return f"{group}={choice}: there is no such option{guess} Options: {', '.join(options)}."
 

@@ -63,7 +63,7 @@ def begin(cfg: DictConfig) -> Start:
     if HydraConfig.initialized():
         overrides = list(HydraConfig.get().overrides.task)
         in_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
-    _refuse_half_an_arm(cfg, overrides)
+        _refuse_half_an_arm(cfg, overrides)
     quiet.silence()
     forget_earlier_runs()
     keep_freed_memory()

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src.core.config import build, check
 from src.core.errors import ProjectError
+from src.core.overrides import try_out
 from src.sweep import results
 from src.sweep.objective import Objective, read_objectives
 from src.sweep.samplers import Asked
@@ -58,6 +59,16 @@ class Settings:
             raise ProjectError(
                 f"hydra.sweeper.max_failure_rate: found {self.max_failure_rate}, expected 0 to 1."
             )
+        for key in ("sampler", "pruner"):
+            if not OmegaConf.is_dict(node := getattr(self, key)):
+                raise ProjectError(
+                    f"hydra.sweeper.{key}: found {node}, expected a file of conf/hydra/sweeper/{key}; choose it with "
+                    f"hydra/sweeper/{key}={node}."
+                )
+        if not self.stale_after_s > 0:
+            raise ProjectError(
+                f"hydra.sweeper.stale_after_s: found {self.stale_after_s}, expected seconds above 0."
+            )
 
 
 def sweep(
@@ -74,19 +85,25 @@ def sweep(
         config: as composed without the swept keys.
         arguments: overrides as typed.
         launch: runs a batch of jobs.
-        config_loader: Hydra's, for `glob(*)` over a config group.
+        config_loader: Hydra's: for `glob(*)` over a config group, and to compose points before the first trial.
 
     Raises:
-        ProjectError: wrong settings, too many failed trials, or a launcher that broke.
+        ProjectError: wrong settings or a point that is no run (nothing has been written then), too many failed trials,
+            or a launcher that broke.
     """
     folder = Path(str(config.hydra.sweep.dir))
-    folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(config, folder / "multirun.yaml")
     space = read_space(settings.params, arguments, config_loader)
     objectives = read_objectives(settings.objectives, "hydra.sweeper.objectives")
     report = _reported(settings, objectives)
     for node in (settings.sampler, settings.pruner):
         check(node)
+    # What the sampler refuses, it refuses before a folder or a study exists.
+    build(settings.sampler, Asked(0, space, [], len(objectives)))
+    if config_loader is not None:
+        for point in space.samples():
+            try_out(config, [*space.fixed, *space.overrides(point)], config_loader)
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(config, folder / "multirun.yaml")
     place = place_of(settings.storage, folder)
     with readable(place):
         search = Search(
@@ -100,9 +117,6 @@ def sweep(
             pruner=build(settings.pruner),
             definition={"report": report, "config": _base(config, space)},
         )
-        search.make_sampler(
-            Asked(0, space, [], len(objectives))
-        )  # what it refuses, it refuses before a study exists
         with Worker(search.storage, folder, settings.stale_after_s) as worker:
             search.open(worker, settings.enqueue)
             done = results.finished(search)

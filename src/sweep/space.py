@@ -120,6 +120,20 @@ class Space:
             total *= len(values)
         return total
 
+    def samples(self) -> list[dict[str, Any]]:
+        """A few points that hold every key, and every value of every choice, at least once."""
+        every: dict[str, Sequence[Any]] = {}
+        for name, distribution in self.distributions.items():
+            if isinstance(distribution, CategoricalDistribution):
+                every[name] = distribution.choices
+            else:
+                assert isinstance(distribution, (IntDistribution, FloatDistribution))
+                every[name] = [distribution.low]
+        most = max(map(len, every.values()))
+        return [
+            {name: values[index % len(values)] for name, values in every.items()} for index in range(most)
+        ]
+
     def overrides(self, params: Mapping[str, Any]) -> list[str]:
         """The overrides of one point."""
         return [dimension.override(params[name]) for name, dimension in self.dimensions.items()]

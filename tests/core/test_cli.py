@@ -125,6 +125,57 @@ def test_an_unknown_launcher_is_one_sentence_with_the_known_ones(tmp_path: Path,
     assert_sentence(outcome, "hydra/launcher=jobib", "did you mean joblib?", "submitit_slurm")
 
 
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        (
+            "hydra/sweeper/sampler=tpee",
+            ("did you mean tpe?", "Options: cmaes, gp, grid, nsga2, qmc, random, tpe."),
+        ),
+        ("hydra/sweeper/pruner=medain", ("did you mean median?", "Options: hyperband, median, none.")),
+        ("hydra/launcher=procsses", ("did you mean processes?", "slurm_gpu", "joblib")),
+    ],
+)
+def test_an_unknown_part_of_hydra_is_one_sentence_with_the_known_ones(
+    override: str, parts: tuple[str, ...], tmp_path: Path, program: Program
+) -> None:
+    outcome = program("-m", "sweep=lora", override, f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    assert_sentence(outcome, override, *parts)
+    assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (("experiment=lora_placement", "seed=a"), ("seed: found a", "seed=0,1")),
+        (("sweep=lora", "hydra.sweeper.n_trials=abc"), ("hydra.sweeper.n_trials: found 'abc'",)),
+        (("sweep=lora", "hydra.sweeper.sampler=tpe"), ("choose it with hydra/sweeper/sampler=tpe.",)),
+        (("sweep=lora", "hydra/sweeper/sampler=grid"), ("infinitely many",)),
+        (("hydra/sweeper=optuna", "model.lora.rnk=1,2"), ("did you mean model.lora.rank?",)),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)  # composes and checks one job after another
+            for case in (
+                (("experiment=lora_placement", "seed=0,b"), ("seed: found b",)),
+                (("experiment=lora_placement", "+data.windw=3"), ("data.windw", "did you mean data.window?")),
+                (("experiment=lora_placement", "+sed=3"), ("sed: nothing reads this key",)),
+                (
+                    ("sweep=lora", "+hydra.sweeper.params={model.lora.rnk: 'choice(1,2)'}"),
+                    ("model.lora.rnk: there is no such key", "did you mean model.lora.rank?"),
+                ),
+                (("hydra/sweeper=optuna", "data.window=2,wide"), ("data.window: found 'wide'",)),
+                (("hydra/sweeper=optuna", "model/head=mlp_tiny,lstm_tny"), ("lstm_tny", "did you mean")),
+            )
+        ),
+    ],
+)
+def test_what_a_sweep_refuses_it_refuses_before_it_makes_a_folder(
+    words: tuple[str, ...], parts: tuple[str, ...], tmp_path: Path, program: Program
+) -> None:
+    outcome = program("-m", *words, f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    assert_sentence(outcome, *parts)
+    assert not (tmp_path / "sweep").exists()
+
+
 def test_a_launcher_without_its_package_names_the_extra(program: Program) -> None:
     from src.core.overrides import explain
 

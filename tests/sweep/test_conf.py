@@ -109,6 +109,8 @@ def test_every_pruner_of_conf_travels_to_the_trial(name: str, compose: Any) -> N
         (["sweep=lora", "hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials"),
         (["sweep=lora", "hydra.sweeper.n_jobs=0"], "hydra.sweeper.n_jobs"),
         (["sweep=lora", "hydra.sweeper.max_failure_rate=2"], "hydra.sweeper.max_failure_rate"),
+        (["sweep=lora", "hydra.sweeper.stale_after_s=0"], "hydra.sweeper.stale_after_s"),
+        (["sweep=lora", "hydra.sweeper.pruner=median"], "hydra/sweeper/pruner=median"),
     ],
 )
 def test_settings_that_contradict_each_other(
@@ -118,6 +120,21 @@ def test_settings_that_contradict_each_other(
         found = settings(composed(*overrides))
         _reported(found, read_objectives(found.objectives, "objectives"))
     assert words in str(caught.value)
+
+
+def test_an_argument_of_another_type_is_refused_by_its_name(composed: Callable[..., Any]) -> None:
+    node = composed("sweep=lora").hydra.sweeper
+    check(node)
+    wrong = {
+        "params": 1, "objectives": "loss", "report": "loss", "n_trials": "abc", "n_jobs": 1.5, "storage": 3,
+        "study_name": 4, "max_failure_rate": "often", "enqueue": 0, "stale_after_s": None,
+    }  # fmt: skip
+    assert set(wrong) == {str(key) for key in node if not str(key).startswith("_")} - {"sampler", "pruner"}
+    for key, value in wrong.items():
+        other = node.copy()
+        other[key] = value
+        with pytest.raises(ProjectError, match=f"{key}: found"):
+            check(other)
 
 
 def test_names_and_loggers_do_not_tell_two_searches_apart(composed: Callable[..., Any]) -> None:

@@ -152,3 +152,11 @@ def test_a_point_outside_the_space_is_refused(space: Space, point: dict[str, Any
     with pytest.raises(ProjectError, match="enqueue") as caught:
         space.point(point)
     assert words in str(caught.value)
+
+
+def test_samples_hold_every_key_and_every_choice() -> None:
+    space = read_space({}, ["a=x,y,z", "b=1,2", "c=range(2,5)", "d=tag(log, interval(0.1,1))"])
+    points = space.samples()
+    assert len(points) == 3 and all(point.keys() == space.dimensions.keys() for point in points)
+    assert {point["a"] for point in points} == {"x", "y", "z"} and {point["b"] for point in points} == {1, 2}
+    assert all(space.point(point) == point for point in points)

@@ -37,13 +37,15 @@ class ComparisonSweeper(Sweeper):
         """Launch what `arguments` (the overrides as typed) and the experiment's node ask for.
 
         Raises:
-            ProjectError: the experiment compares nothing, or a key other than `seed` and `arm` is swept.
+            ProjectError: the experiment compares nothing, a key other than `seed` and `arm` is swept, a seed is no
+                number, or an arm cannot be composed. Nothing has been written then.
         """
         from src.comparison.definition import subfolder
         from src.core.config import build
         from src.core.errors import ProjectError
+        from src.core.overrides import try_out
 
-        assert self.config is not None and self.launcher is not None
+        assert self.config is not None and self.launcher is not None and self.hydra_context is not None
         if self.config.get("comparison") is None:
             raise ProjectError(
                 "hydra/sweeper=comparison: this config has no `comparison` node, expected an experiment that names "
@@ -67,8 +69,12 @@ class ComparisonSweeper(Sweeper):
                 shared.append(str(override.input_line))
         for arm in chosen.get("arm", []):
             comparison.arm(arm)
-        seeds = [int(seed) for seed in chosen["seed"]] if "seed" in chosen else None
+        seeds = [_seed(text) for text in chosen["seed"]] if "seed" in chosen else None
         jobs = list(comparison.jobs(chosen.get("arm"), seeds))
+        for overrides in {
+            arm: overrides for arm, _, overrides in jobs
+        }.values():  # seeds differ in nothing else
+            try_out(self.config, [*shared, *overrides], self.hydra_context.config_loader)
         OmegaConf.save(self.config, _prepared(self.config) / "multirun.yaml")
         print(f"{comparison.question} {len(jobs)} runs: {_count(jobs)}.")
         batch = [
@@ -84,6 +90,17 @@ def _values(override: Override) -> list[str]:
     if override.is_sweep_override():
         return [str(value) for value in override.sweep_string_iterator()]
     return [str(override.value())]
+
+
+def _seed(text: str) -> int:
+    from src.core.errors import ProjectError
+
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ProjectError(
+            f"seed: found {text}, expected whole numbers, as in seed=0,1; correct it."
+        ) from error
 
 
 def _prepared(config: DictConfig) -> Any:

@@ -27,8 +27,8 @@ class OptunaSweeper(Sweeper):
         n_jobs: int,
         storage: str | None,
         study_name: str | None,
-        sampler: dict[str, Any],
-        pruner: dict[str, Any],
+        sampler: Any,
+        pruner: Any,
         max_failure_rate: float,
         enqueue: list[Any],
         stale_after_s: float,
@@ -58,10 +58,12 @@ class OptunaSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Search; see src/sweep/run.py for what it raises."""
+        """Search; see src/sweep/run.py for what it raises, besides an argument of another type."""
+        from src.core.config import check
         from src.sweep.run import Settings, sweep
 
         assert self.config is not None and self.launcher is not None and self.hydra_context is not None
+        check(self.config.hydra.sweeper)  # Hydra built this object without looking at types
         launch = self.launcher.launch
         return sweep(
             Settings(**self._settings),
