@@ -63,7 +63,7 @@ def begin(cfg: DictConfig) -> Start:
     if HydraConfig.initialized():
         overrides = list(HydraConfig.get().overrides.task)
         in_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
-        _refuse_half_an_arm(cfg, overrides)
+    _refuse_half_an_arm(cfg, overrides if HydraConfig.initialized() else None)
     quiet.silence()
     forget_earlier_runs()
     keep_freed_memory()
@@ -79,13 +79,16 @@ def begin(cfg: DictConfig) -> Start:
     return start
 
 
-def _refuse_half_an_arm(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    """A run that calls itself an arm was made by the overrides of that arm, which only the sweep adds."""
+def _refuse_half_an_arm(cfg: DictConfig, overrides: Sequence[str] | None) -> None:
+    """A run that calls itself an arm was made by the overrides of that arm, which only the sweep adds.
+
+    `overrides`: as typed or added by the sweep; None where there was no command line.
+    """
     if cfg.get("comparison") is None:
         return
     arm = cfg.get("arm")
-    wanted = [str(text) for text in cfg.comparison.arms.get(arm, [])] if arm is not None else []
-    missing = [text for text in wanted if text not in overrides]
+    wanted = [str(text) for text in cfg.comparison.arms.get(arm, [])] if arm is not None and overrides else []
+    missing = [] if overrides is None else [text for text in wanted if text not in overrides]
     if arm is None or missing:
         lacks = f"arm={arm} without its {' '.join(missing)}" if missing else "no arm"
         raise ProjectError(

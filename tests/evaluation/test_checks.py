@@ -147,6 +147,10 @@ def test_a_whole_evaluation_mends_a_run_that_stopped_in_it(
         "error": "x",
         "metrics": {},
         "checkpoints": {"best": {"step": 3}},
+        "model": {"trainable": 5},
+        "training": {"step_seconds": 120.0},
+        "memory": {},
+        "wall_s": 180.0,
     }
     (tmp_path / "run.json").write_text(json.dumps(before))
     repeat.mend(tmp_path, {"failed": failed, "metrics": {"a": 1.0}})
@@ -154,6 +158,7 @@ def test_a_whole_evaluation_mends_a_run_that_stopped_in_it(
     if mended:
         assert (after["state"], after["error"]) == ("finished", None)
         assert after["metrics"] == {"best/step": 3, "a": 1.0}
+        assert after["cost"]["trainable_parameters"] == 5 and after["cost"]["train_minutes"] == 2.0
     else:
         assert after == before
 

@@ -69,7 +69,7 @@ def chart(title: str, series: Sequence[Series], x_label: str, y_label: str, mark
     lowest, highest = min(values), max(values)
     log = lowest > 0 and highest > 50 * lowest
     bottom, top = (lowest, highest) if log else (min(0.0, lowest), highest)
-    if top <= bottom:
+    if top - bottom < 1e-300:  # equal, or so near that their steps are no numbers any more
         top = bottom + (abs(bottom) or 1.0)
     left, right = min(min(one.x) for one in series), max(max(one.x) for one in series)
     if mark is not None:
