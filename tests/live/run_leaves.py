@@ -106,7 +106,8 @@ def _run(view: View) -> Path:
 def run_files(view: View) -> list[str]:
     """Where a run puts what, below the observation's folder."""
     _run(view)
-    return files_below(view.folder)
+    # Whether there is uncommitted code is the working tree's matter, not the config's.
+    return [name for name in files_below(view.folder) if not name.endswith("changes.diff")]
 
 
 def best_checkpoint(view: View) -> dict[str, Any]:
