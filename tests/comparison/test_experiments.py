@@ -116,7 +116,8 @@ def test_the_header_says_question_what_is_fixed_what_decides_time_and_commands(n
     assert split == "layout" or f"{suite}/{split}" in decides
     runs = len(comparison.arms) * len(comparison.seeds)
     assert re.match(
-        rf"Time: {runs} runs of the tiny default, about \d+ min on 2 cores with hydra/launcher=processes", time
+        rf"Time: {runs} runs of the tiny default, about \d+ min on 2 cores with hydra/launcher=processes",
+        time,
     )
     assert (
         run
