@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from src.comparison import figures
-from src.comparison.definition import leaves
 from src.comparison.differences import label
 from src.comparison.plan import Plan
 from src.comparison.run import IMPORTED, Run, is_number
 from src.core.errors import ProjectError
+from src.core.leaves import leaves
 from src.experiment.run_record import config_hash
 
 ALLOWED = ("report", "config_hash", "overrides", "resume")

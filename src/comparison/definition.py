@@ -14,6 +14,7 @@ from typing import Any
 from src.core.cli import CONF
 from src.core.config import build, did_you_mean
 from src.core.errors import ProjectError
+from src.core.leaves import leaves
 from src.core.overrides import register_resolvers
 
 _ABSENT = "absent"
@@ -218,12 +219,3 @@ def compared_keys(configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def is_plan(key: str) -> bool:
     """Does this dotted key say where a run belongs, and not what was trained?"""
     return any(key == name or key.startswith(f"{name}.") for name in PLAN)
-
-
-def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key → value of every leaf; lists and empty mappings are leaves."""
-    if isinstance(node, Mapping) and node:
-        for key, value in node.items():
-            yield from leaves(value, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, node

@@ -13,10 +13,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from src.comparison.definition import RUN_FOLDER, is_plan, leaves
+from src.comparison.definition import RUN_FOLDER, is_plan
 from src.comparison.plan import Plan, covers
 from src.comparison.run import IMPORTED, Run
 from src.core.errors import ProjectError
+from src.core.leaves import leaves
 
 UNKNOWN = "unknown"
 ABSENT = "absent"

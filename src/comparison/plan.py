@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from src.comparison import definition
-from src.comparison.definition import leaves
 from src.comparison.run import Run
 from src.core.config import did_you_mean
 from src.core.errors import ProjectError
+from src.core.leaves import leaves
 
 _PLACE = ("experiment", "arm", "seed", "resume", "run_folder")
 

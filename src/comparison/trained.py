@@ -12,10 +12,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 
-from src.comparison.definition import is_plan, leaves
+from src.comparison.definition import is_plan
 from src.comparison.differences import UNKNOWN, Difference, label, of_values
 from src.comparison.plan import Plan
 from src.comparison.run import IMPORTED, Run
+from src.core.leaves import leaves
 
 FACTS = ("steps", "epochs", "processes")
 

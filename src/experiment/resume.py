@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from src.core.errors import ProjectError
+from src.core.leaves import leaves
 from src.experiment import csv_logger
 from src.experiment.checkpoint import checkpoint_path, read_checkpoint
 from src.experiment.run_record import FILE as RECORD
@@ -134,8 +135,8 @@ class _Difference:
 
 def _differences(saved: DictConfig, cfg: DictConfig) -> Iterator[_Difference]:
     """Dotted keys whose resolved values differ, except those that do not change the result."""
-    was = dict(_flat(OmegaConf.to_container(saved, resolve=True), ""))
-    now = dict(_flat(OmegaConf.to_container(cfg, resolve=True), ""))
+    was = dict(leaves(OmegaConf.to_container(saved, resolve=True)))
+    now = dict(leaves(OmegaConf.to_container(cfg, resolve=True)))
     for key in sorted(was.keys() | now.keys()):
         free = any(key == name or key.startswith(f"{name}.") for name in FREE)
         if not free and _spelt(was.get(key, "absent")) != _spelt(now.get(key, "absent")):
@@ -145,14 +146,6 @@ def _differences(saved: DictConfig, cfg: DictConfig) -> Iterator[_Difference]:
 def _spelt(value: Any) -> str:
     """1 and 1.0 are equal to Python, but one batch and all batches to `trainer.limit_train_batches`."""
     return json.dumps(value, sort_keys=True, default=str)
-
-
-def _flat(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(node, dict) and node:
-        for key, value in node.items():
-            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, node
 
 
 def _touched(key: str, overrides: Sequence[str]) -> bool:

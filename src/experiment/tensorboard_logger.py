@@ -18,6 +18,7 @@ from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from src.core.errors import ProjectError
+from src.core.leaves import leaves
 from src.experiment.csv_logger import FILE as CURVES
 from src.experiment.csv_logger import read_metrics
 from src.experiment.run_record import RunRecord
@@ -84,7 +85,7 @@ def summarise(folder: Path, config: Mapping[str, Any], figures: Mapping[str, Any
     final = {
         f"final/{key}": float(value) for key, value in figures.items() if isinstance(value, (int, float))
     }
-    settings = {key: _plain(value) for key, value in _leaves(config)}
+    settings = {key: _plain(value) for key, value in leaves(config)}
     with SummaryWriter(str(folder / FOLDER)) as writer:
         for key, value in final.items():
             writer.add_scalar(key, value, step)
@@ -108,16 +109,6 @@ def require_tensorboard(what: str) -> None:
 def _rows_at(folder: Path, step: int) -> list[dict[str, float]]:
     rows = read_metrics(folder) if (folder / CURVES).exists() else []
     return [row for row in rows if row.get("step") == step]
-
-
-def _leaves(node: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    if isinstance(node, Mapping) and node:
-        return [
-            leaf
-            for key, value in node.items()
-            for leaf in _leaves(value, f"{prefix}.{key}" if prefix else str(key))
-        ]
-    return [(prefix, node)]
 
 
 def _plain(value: Any) -> bool | int | float | str:

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src.core.config import build, check
 from src.core.errors import ProjectError
+from src.core.leaves import leaves
 from src.core.overrides import try_out
 from src.sweep import results
 from src.sweep.objective import Objective, read_objectives
@@ -263,7 +264,7 @@ def _reported(settings: Settings, objectives: Sequence[Objective]) -> str | None
 def _base(config: DictConfig, space: Space) -> dict[str, Any]:
     """What all trials have in common, by dotted key; a study whose trials differ elsewhere compares nothing."""
     plain: Any = OmegaConf.to_container(config, resolve=False)
-    flat = dict(_leaves({key: value for key, value in plain.items() if key != "hydra"}, ""))
+    flat = dict(leaves({key: value for key, value in plain.items() if key != "hydra"}))
     # What a study's names and loggers are does not change a result; what is searched is in the space.
     free = (*FREE, *space.dimensions)
     return {
@@ -271,16 +272,6 @@ def _base(config: DictConfig, space: Space) -> dict[str, Any]:
         for key, value in flat.items()
         if not any(key == name or key.startswith(f"{name}.") for name in free)
     }
-
-
-def _leaves(node: Any, key: str) -> list[tuple[str, Any]]:
-    if isinstance(node, Mapping) and node:
-        return [
-            leaf
-            for name, value in node.items()
-            for leaf in _leaves(value, f"{key}.{name}" if key else str(name))
-        ]
-    return [(key, node)]
 
 
 def _line(error: Any) -> str:

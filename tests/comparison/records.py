@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from src.comparison.definition import leaves
 from src.comparison.plan import Plan
+from src.core.leaves import leaves
 from src.experiment.run_record import config_hash
 
 SUCCESS = "closed_loop/full1/layout/policy/success"

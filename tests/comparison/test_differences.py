@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from src.comparison import differences as rules
 from src.comparison import gather
-from src.comparison.definition import is_plan, leaves
+from src.comparison.definition import is_plan
 from src.comparison.plan import Plan
 from src.core.errors import ProjectError
+from src.core.leaves import leaves
 from tests.comparison import records
 from tests.comparison.records import ERROR, SUCCESS
 

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
-from src.comparison.definition import Comparison, compared_keys, compose_train, leaves, load
+from src.comparison.definition import Comparison, compared_keys, compose_train, load
 from src.comparison.differences import facts_of
 from src.comparison.figures import column
 from src.comparison.plan import covers
 from src.comparison.run import Run, from_folder
 from src.core.config import check
+from src.core.leaves import leaves
 from src.core.overrides import root_keys
 
 CONF = Path(__file__).resolve().parents[2] / "conf"

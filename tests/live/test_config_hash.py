@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-from src.comparison.definition import leaves
+from src.core.leaves import leaves
 from src.experiment.run_record import UNHASHED, config_hash
 
 UNCOUNTED = {

@@ -9,9 +9,9 @@ from __future__ import annotations
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from src.comparison.definition import leaves
 from src.core.config import build, check
 from src.core.errors import ProjectError
+from src.core.leaves import leaves
 from tests.live import data_leaves, evaluation_leaves, model_leaves, run_leaves
 from tests.live.scene import Case, Refused, Scene
 

@@ -15,10 +15,10 @@ from json import dumps
 from pathlib import Path
 from typing import Any
 
-from src.comparison.definition import leaves
 from src.comparison.listing.where import Condition, parse, refuse_unknown
 from src.core.config import did_you_mean
 from src.core.errors import ProjectError
+from src.core.leaves import leaves
 from src.experiment.run_record import FILE, read_record, selected
 
 STATES = ("finished", "failed", "interrupted", "killed", "running", "pruned", "imported")

@@ -8,10 +8,10 @@ unknown; two unknowns are not "the same".
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from src.comparison.definition import leaves
 from src.comparison.listing.command import Entry
 from src.comparison.listing.one import main_figures
 from src.comparison.listing.screen import number
+from src.core.leaves import leaves
 from src.experiment.run_record import UNHASHED
 
 _ABSENT = "absent"
