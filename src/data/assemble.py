@@ -79,6 +79,9 @@ class BatchAssembler(Dataset[Batch]):
         augmentation: drawn for each episode and epoch; words and actions are mirrored here, frames are left to
             `augmented`. None leaves everything as recorded.
         signs: (A,) -1 for the axes that change sign in a mirror, else 1; needed if episodes may be mirrored.
+        first_frames: per episode the number of its first frame among all frames of the data set, for `Batch.origin`;
+            None leaves that out.
+        max_frames: for `Batch.max_frames`.
     """
 
     def __init__(
@@ -93,6 +96,8 @@ class BatchAssembler(Dataset[Batch]):
         phrasings: Sequence[tuple[str, ...]] | None = None,
         augmentation: Augmentation | None = None,
         signs: np.ndarray | None = None,
+        first_frames: Sequence[int] | None = None,
+        max_frames: int | None = None,
     ) -> None:
         if augmentation is not None and augmentation.mirror > 0 and signs is None:
             raise ValueError("an augmentation that mirrors needs the signs of the axes")
@@ -108,6 +113,8 @@ class BatchAssembler(Dataset[Batch]):
         )
         self.augmentation = augmentation if augmentation is not None and augmentation.active else None
         self.signs = signs
+        self.first_frames = None if first_frames is None else np.array(first_frames, np.int64)
+        self.max_frames = max_frames
         self.lengths = np.array([episode.length for episode in episodes], np.int64)
         # One long tape of all episodes: a frame is `offset[row] + t`, so a whole batch is plain index arithmetic.
         self.offsets = np.cumsum(self.lengths) - self.lengths
@@ -143,18 +150,32 @@ class BatchAssembler(Dataset[Batch]):
             mirrored=mirrored,
             colour=colour,
             view=view,
+            origin=self._origin(frame_rows, distinct, plan.epoch),
+            max_frames=self.max_frames,
         )
 
     def instruction(self, row: int, epoch: int) -> str:
         """The wording that episode `row` has in `epoch`, mirrored if the episode is."""
-        texts = self.phrasings[row]
-        text = texts[0]
-        if self.paraphrase == "random":
-            text = texts[int(shuffle_key(self.seed, f"{epoch}:{self.ids[row]}")[:15], 16) % len(texts)]
+        text = self.phrasings[row][self.wording(row, epoch)]
         augmentation = self.augmentation
         if augmentation is not None and augmentation.mirrored(self.seed, epoch, self.ids[row]):
             text = mirror_text(text)
         return text
+
+    def wording(self, row: int, epoch: int) -> int:
+        """Which of its phrasings episode `row` has in `epoch`."""
+        if self.paraphrase == "first":
+            return 0
+        return int(shuffle_key(self.seed, f"{epoch}:{self.ids[row]}")[:15], 16) % len(self.phrasings[row])
+
+    def _origin(self, frame_rows: np.ndarray, distinct: np.ndarray, epoch: int) -> Tensor | None:
+        """`Batch.origin` of the frames `distinct` (numbers on this tape) of the episodes `frame_rows`."""
+        if self.first_frames is None:
+            return None
+        rows, at = np.unique(frame_rows, return_inverse=True)
+        wordings = np.array([self.wording(int(row), epoch) for row in rows], np.int64)[at]
+        number = self.first_frames[frame_rows] + distinct - self.offsets[frame_rows]
+        return torch.from_numpy(np.stack([number, wordings], axis=1))
 
     def _draws(
         self, batch_rows: np.ndarray, epoch: int

@@ -6,7 +6,8 @@ Every distinct frame is present once; `windows` points into the frames, so overl
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +36,9 @@ class Batch:
         colour: (E, 3) float32, factors of brightness, contrast and saturation still to be applied to the frames.
         view: (E, 3) float32, the part of the frames still to be cut out: its side as a share of the frame, and the
             shift of its centre to the right and down in pixels.
+        origin: (N, 2) int64, what each frame is, whatever batch it is in: its number among all frames of the data set,
+            and the number of its episode's wording. None where nobody said.
+        max_frames: frames that may be worked on at once, see data.max_frames_per_batch; None sets no limit.
     """
 
     frames: Tensor
@@ -48,6 +52,8 @@ class Batch:
     mirrored: Tensor | None = None
     colour: Tensor | None = None
     view: Tensor | None = None
+    origin: Tensor | None = None
+    max_frames: int | None = None
 
     @property
     def pending(self) -> bool:
@@ -73,19 +79,9 @@ class Batch:
         return self._map(lambda tensor: tensor.pin_memory())
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
-        return Batch(
-            frames=function(self.frames),
-            episode=function(self.episode),
-            instruction_ids=function(self.instruction_ids),
-            instruction_mask=function(self.instruction_mask),
-            windows=function(self.windows),
-            actions=function(self.actions),
-            action_mask=function(self.action_mask),
-            keys=self.keys,
-            mirrored=None if self.mirrored is None else function(self.mirrored),
-            colour=None if self.colour is None else function(self.colour),
-            view=None if self.view is None else function(self.view),
-        )
+        values: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(self)}
+        moved = {name: function(value) for name, value in values.items() if isinstance(value, Tensor)}
+        return Batch(**{**values, **moved})
 
     def validate(self) -> None:
         """Raise a ProjectError unless every shape, type and index is what the attributes' docstring says."""
@@ -104,6 +100,8 @@ class Batch:
         ):
             if draws is not None:
                 _expect(name, draws, dtype, shape)
+        if self.origin is not None:
+            _expect("origin", self.origin, torch.int64, (n, 2))
         _require(len(self.keys) == s, f"keys has {len(self.keys)} entries for {s} samples")
         _require(_within(self.episode, 0, e), f"episode must index the {e} rows of instruction_ids")
         _require(_within(self.windows, PADDING, n), f"windows must index the {n} frames or be -1")

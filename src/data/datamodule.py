@@ -66,6 +66,7 @@ class EpisodeDataModule(lightning.LightningDataModule):
         cache_dir: folder for resized frames; None puts it into the data folder.
         memory_limit_gb: frames held in memory at most, over all splits and workers.
         num_workers: processes that assemble batches.
+        max_frames_per_batch: distinct frames of a training batch that are worked on at once; None sets no limit.
         seed: of the order of the training samples and the choice of wording.
     """
 
@@ -91,6 +92,7 @@ class EpisodeDataModule(lightning.LightningDataModule):
         cache_dir: str | None = None,
         memory_limit_gb: float = 4.0,
         num_workers: int = 0,
+        max_frames_per_batch: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -136,6 +138,7 @@ class EpisodeDataModule(lightning.LightningDataModule):
         self.cache_dir = Path(cache_dir) if cache_dir is not None else self.root / ".frames"
         self.memory_limit_gb = memory_limit_gb
         self.num_workers = num_workers
+        self.max_frames_per_batch = max_frames_per_batch
         self.seed = seed
         self._tokenize: Tokenize | None = None
         self._split: Split | None = None
@@ -146,6 +149,7 @@ class EpisodeDataModule(lightning.LightningDataModule):
         self._present: dict[str, int] = {}
         self._phrasings: dict[str, list[tuple[str, ...]]] = {}
         self._assemblers: dict[str, BatchAssembler] = {}
+        self._first_frames: dict[str, int] = {}
 
     def bind(self, tokenize: Tokenize) -> None:
         """Give the tokeniser: sentences -> ids (E, L) int64 and mask (E, L) bool. Needed before any loader."""
@@ -193,6 +197,8 @@ class EpisodeDataModule(lightning.LightningDataModule):
         split = load_or_make_split(found, self.split_rule, self.root, taken.left_out)
         self._judge(found, split)
         by_id = {episode.id: episode for episode in found}
+        firsts = np.cumsum([0, *(by_id[name].length for name in sorted(by_id))])
+        self._first_frames = dict(zip(sorted(by_id), firsts.tolist(), strict=False))
         for name in SPLITS:
             members = [by_id[i] for i in split.members[name]]
             self._present[name] = sum(episode.length for episode in members)
@@ -383,6 +389,8 @@ class EpisodeDataModule(lightning.LightningDataModule):
             self._phrasings[name],
             self.augmentation if fresh else None,
             self._signs,
+            [self._first_frames[episode.id] for episode in episodes],
+            self.max_frames_per_batch,
         )
 
     def _progress(self) -> tuple[int, int] | None:
