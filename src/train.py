@@ -7,6 +7,7 @@ metrics.csv, checkpoints/, report.json and rollouts/; the figures of the report.
 from typing import TYPE_CHECKING
 
 from src.core.cli import entry_point
+from src.experiment.early import refuse
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -34,6 +35,7 @@ def _train(cfg: "DictConfig") -> dict[str, float]:
     from src.experiment.checkpoint import build_policy
     from src.experiment.run_record import RunRecord, facts_for_report
     from src.experiment.signals import StopRequest
+    from src.model.features.cache import attached
 
     start = stages.begin(cfg)
     if start.finished:
@@ -64,7 +66,8 @@ def _train(cfg: "DictConfig") -> dict[str, float]:
             [build(cfg.trial)] if cfg.trial is not None else []
         )  # after the glance, whose figures it may want
         trainer = stages.build_trainer(cfg, record, stop, watching)
-        with stop.deferred():
+        with stop.deferred(), attached(build(cfg.features), policy, datamodule, trainer) as kept:
+            record.note("training", features=kept)
             stages.fit(trainer, policy, datamodule, start.checkpoint)
 
         best = stages.restore_best(policy, record, trainer.strategy.root_device)
@@ -79,7 +82,7 @@ def _train(cfg: "DictConfig") -> dict[str, float]:
         return figures
 
 
-@entry_point("train")
+@entry_point("train", first=refuse)
 def main(cfg: "DictConfig") -> dict[str, float]:
     """The command line: python -m src.train."""
     return train(cfg)

@@ -31,10 +31,13 @@ DIRECTIONS = {
         "experiment.checkpoint", "experiment.csv_logger", "experiment.quiet", "experiment.run_record",
         "model.policy", "model.senses", "sim",
     ),
-    "experiment": ("data.actions", "data.datamodule", "data.normalizer", "model.policy"),
+    "experiment": (
+        "data.actions", "data.batch", "data.datamodule", "data.normalizer", "model.flops", "model.policy",
+    ),
     "comparison": ("experiment", "evaluation.statistics", "evaluation.report"),
     "plugins": ("comparison", "sweep"),
     "sweep": ("experiment",),
+    "speed": ("data", "model", "sim", "experiment", "deploy", "evaluation"),
     "external": ("data.actions", "data.datamodule", "data.episode", "deploy", "evaluation"),
 }  # fmt: skip
 HEAVY = {

@@ -24,8 +24,13 @@ _STORAGE = {
 }  # fmt: skip
 
 
-def entry_point(config_name: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
-    """Make `function(cfg)` the program of conf/<config_name>.yaml."""
+def entry_point(
+    config_name: str, first: Callable[[Any], None] | None = None
+) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
+    """Make `function(cfg)` the program of conf/<config_name>.yaml.
+
+    `first` is given the config before anything heavy is imported, and raises a ProjectError for what it can refuse.
+    """
 
     def decorate(function: Callable[[Any], Any]) -> Callable[[], None]:
         @functools.wraps(function)
@@ -35,14 +40,14 @@ def entry_point(config_name: str) -> Callable[[Callable[[Any], Any]], Callable[[
 
                 print(help_text(CONF, config_name))
                 return
-            sys.exit(_run(function, config_name))
+            sys.exit(_run(function, config_name, first))
 
         return run
 
     return decorate
 
 
-def _run(function: Callable[[Any], Any], config_name: str) -> int:
+def _run(function: Callable[[Any], Any], config_name: str, first: Callable[[Any], None] | None = None) -> int:
     """Run the program; return its exit code."""
     try:
         import hydra
@@ -55,7 +60,7 @@ def _run(function: Callable[[Any], Any], config_name: str) -> int:
     show_all = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands every error to us instead of printing its own text
     register_resolvers()
-    task = _Task(function, config_name, show_all)
+    task = _Task(function, config_name, show_all, first)
     program = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)
     try:
         program()
@@ -72,8 +77,15 @@ class _Task:
 
     __module__ = "__main__"
 
-    def __init__(self, function: Callable[[Any], Any], config_name: str, show_all: bool) -> None:
+    def __init__(
+        self,
+        function: Callable[[Any], Any],
+        config_name: str,
+        show_all: bool,
+        first: Callable[[Any], None] | None = None,
+    ) -> None:
         functools.update_wrapper(self, function)
+        self.first = first
         self.function, self.config_name, self.show_all = function, config_name, show_all
         self.failed = 0  # exit code of the first job that failed
         self.told: list[Exception] = []  # what Hydra raises again at the end
@@ -82,11 +94,15 @@ class _Task:
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
-        from src.core.config import check
+        from src.core.config import check, glance
         from src.core.overrides import root_keys
 
         try:
-            check(cfg, root_keys(CONF, self.config_name))
+            known = root_keys(CONF, self.config_name)
+            if self.first is not None:
+                glance(cfg, known)
+                self.first(cfg)
+            check(cfg, known)
             return self.function(cfg)
         except Exception as error:
             in_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
@@ -118,6 +134,8 @@ def _report(error: Exception, config_name: str | None, show_all: bool, prefix: s
         return _say(f"{prefix}{reason}; free space, or choose another place with hydra.run.dir=<folder>.")
     if config_name is not None and isinstance(error, (HydraException, OmegaConfBaseException)):
         return _say(explain(error, CONF, config_name, sys.argv[1:]))
+    if isinstance(error, ValueError) and str(error).startswith("Only one of --"):
+        return _say(f"{error}; leave out all of them but one (-m is --multirun).")
     if isinstance(error, RuntimeError) and 'detect "srun"' in str(error):
         return _say(
             "hydra/launcher: found a SLURM launcher, but no srun here; run it on a login node, or use "

@@ -110,7 +110,7 @@ def try_out(config: Any, overrides: Sequence[str], loader: Any) -> None:
 def explain(error: Exception, conf: Path, name: str, argv: Sequence[str]) -> str:
     """One sentence about why the config could not be composed."""
     overrides = [part for part in argv if "=" in part and not part.startswith("-")]
-    known = list(_known_keys(conf, name, overrides))
+    known = list(_known_keys(conf, name, overrides, error))
     for override in overrides:
         advice = _advice(override, conf, known)
         if advice:
@@ -160,11 +160,44 @@ def _advice(override: str, conf: Path, known: Sequence[str]) -> str | None:
     return f"{key}: there is no such key{guess or '; --cfg job prints the keys there are.'}"
 
 
-def _known_keys(conf: Path, name: str, overrides: Sequence[str]) -> Iterator[str]:
+def _known_keys(conf: Path, name: str, overrides: Sequence[str], error: Exception) -> Iterator[str]:
     """Dotted keys of the config as composed with the group choices that are valid."""
+    from omegaconf import DictConfig
+
+    cfg = _composed_until(error)
+    if cfg is None:
+        cfg = _compose(conf, name, overrides)
+
+    def walk(node: Any, prefix: str) -> Iterator[str]:
+        if isinstance(node, DictConfig) and not node._is_none():
+            for key in node:
+                if not str(key).startswith("_") and (prefix or key != "hydra"):
+                    yield f"{prefix}{key!s}"
+                    yield from walk(node._get_node(key), f"{prefix}{key!s}.")
+
+    yield from walk(cfg, "")
+
+
+def _composed_until(error: BaseException | None) -> Any:
+    """The config that Hydra had composed when it came to the override it refused; None where it came to none.
+
+    Composing it once more would double the time to the answer.
+    """
+    while error is not None:
+        trace = error.__traceback__
+        while trace is not None:
+            if trace.tb_frame.f_code.co_name == "_apply_overrides_to_config":
+                return trace.tb_frame.f_locals.get("cfg")
+            trace = trace.tb_next
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _compose(conf: Path, name: str, overrides: Sequence[str]) -> Any:
+    """The config with the group choices among `overrides`, or else without any; an empty one if that fails too."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
-    from omegaconf import DictConfig, OmegaConf
+    from omegaconf import OmegaConf
 
     choices = [part for part in overrides if _chooses(part, conf)]
     GlobalHydra.instance().clear()
@@ -175,15 +208,7 @@ def _known_keys(conf: Path, name: str, overrides: Sequence[str]) -> Iterator[str
             break
         except Exception:  # the base config itself is broken: Hydra's own message says where
             cfg = OmegaConf.create({})
-
-    def walk(node: Any, prefix: str) -> Iterator[str]:
-        if isinstance(node, DictConfig) and not node._is_none():
-            for key in node:
-                if not str(key).startswith("_"):
-                    yield f"{prefix}{key!s}"
-                    yield from walk(node._get_node(key), f"{prefix}{key!s}.")
-
-    yield from walk(cfg, "")
+    return cfg
 
 
 def _chooses(override: str, conf: Path) -> bool:

@@ -71,7 +71,7 @@ class Batch:
         return self.windows.shape[0]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The same batch with every tensor on `device`."""
+        """The same batch with every tensor on `device`, but `origin`: the look-up it is for happens on the CPU."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
@@ -79,9 +79,11 @@ class Batch:
         return self._map(lambda tensor: tensor.pin_memory())
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
-        values: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(self)}
+        values: dict[str, Any] = {
+            one.name: getattr(self, one.name) for one in fields(self) if one.name != "origin"
+        }
         moved = {name: function(value) for name, value in values.items() if isinstance(value, Tensor)}
-        return Batch(**{**values, **moved})
+        return Batch(**{**values, **moved}, origin=self.origin)
 
     def validate(self) -> None:
         """Raise a ProjectError unless every shape, type and index is what the attributes' docstring says."""

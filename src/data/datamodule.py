@@ -5,7 +5,7 @@ and resume anywhere, a fitted normaliser, and the facts about the data for the r
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,19 +20,21 @@ from src.data.actions import ActionSpace
 from src.data.assemble import BatchAssembler, InstructionTable, Tokenize
 from src.data.augment import Augmentation, augmented
 from src.data.batch import Batch
+from src.data.budget import Budget, checked, heaviest
 from src.data.check.finding import refuse
 from src.data.check.quick import quick_check
 from src.data.episode import EpisodeFile
 from src.data.frames import FrameStore
-from src.data.instruction import FromFile, InstructionSource, record, require_apart, words_hash
+from src.data.instruction import FromFile, InstructionSource
 from src.data.intake import take_in
 from src.data.layouts import LabOptions
 from src.data.loader import ResumableLoader
-from src.data.mirror import mirror_signs, mirror_text
+from src.data.mirror import mirror_signs
 from src.data.normalizer import Normalizer
 from src.data.sampler import EpisodeSampler, PlanSampler, Sampler
 from src.data.split import SPLITS, Split, SplitMethod, load_or_make_split, take_episodes
 from src.data.whole_files import State
+from src.data.wording import Wording, choose_words
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +68,8 @@ class EpisodeDataModule(lightning.LightningDataModule):
         cache_dir: folder for resized frames; None puts it into the data folder.
         memory_limit_gb: frames held in memory at most, over all splits and workers.
         num_workers: processes that assemble batches.
-        max_frames_per_batch: distinct frames of a training batch that are worked on at once; None sets no limit.
+        max_frames_per_batch: frames that are worked on at once, at least `window`; a batch of more goes through in
+            parts, with the same result. "auto" leaves the number to `limit_frames`; None sets no limit.
         seed: of the order of the training samples and the choice of wording.
     """
 
@@ -92,7 +95,7 @@ class EpisodeDataModule(lightning.LightningDataModule):
         cache_dir: str | None = None,
         memory_limit_gb: float = 4.0,
         num_workers: int = 0,
-        max_frames_per_batch: int | None = None,
+        max_frames_per_batch: Budget = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -138,16 +141,16 @@ class EpisodeDataModule(lightning.LightningDataModule):
         self.cache_dir = Path(cache_dir) if cache_dir is not None else self.root / ".frames"
         self.memory_limit_gb = memory_limit_gb
         self.num_workers = num_workers
-        self.max_frames_per_batch = max_frames_per_batch
+        self.max_frames_per_batch = checked(max_frames_per_batch, window)
+        self.max_frames: int | None = None if max_frames_per_batch == "auto" else max_frames_per_batch
         self.seed = seed
         self._tokenize: Tokenize | None = None
         self._split: Split | None = None
         self._left_out: dict[Path, str] = {}
         self._states: dict[Path, State] = {}
-        self._worded_by_file = 0
         self._episodes: dict[str, list[EpisodeFile]] = {}
         self._present: dict[str, int] = {}
-        self._phrasings: dict[str, list[tuple[str, ...]]] = {}
+        self._wording: Wording | None = None
         self._assemblers: dict[str, BatchAssembler] = {}
         self._first_frames: dict[str, int] = {}
 
@@ -207,7 +210,14 @@ class EpisodeDataModule(lightning.LightningDataModule):
             self._episodes["train"], self.train_episodes, self.split_rule.seed, split.groups
         )
         self.instruction.check(found)
-        self._choose_words(split.groups)
+        self._wording = choose_words(
+            self.instruction,
+            self._episodes,
+            split.groups,
+            self.paraphrase == "first",
+            self._signs is not None,
+        )
+        self._episodes = self._wording.episodes
         self._split = split
         self.normalizer.fit(self.training_actions())
         for name in SPLITS:
@@ -235,9 +245,28 @@ class EpisodeDataModule(lightning.LightningDataModule):
         """Whole episodes in fixed order, never augmented; the wording is always the same (data.instruction)."""
         return self._loader("test", EpisodeSampler(self.eval_episodes_per_batch), None, None)
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Copies from page-locked memory overlap with the work on a GPU; Lightning's own way waits for them."""
+        return batch.to(device, non_blocking=True)
+
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Carry the draws of a training batch out on its frames, on the device; Lightning calls it once per batch."""
-        return augmented(batch)
+        ready = augmented(batch)
+        ready.max_frames = self.max_frames  # workers may have assembled it before the number was known
+        return ready
+
+    def limit_frames(self, most: int) -> None:
+        """From now on batches of all splits have `most` frames worked on at once (see data.max_frames_per_batch)."""
+        checked(most, self.window)
+        self.max_frames = most
+        for assembler in self._assemblers.values():
+            assembler.max_frames = most
+
+    def heaviest_batch(self) -> Batch:
+        """The training batch of the first epoch with the most frames, in the longest words: what memory has to hold."""
+        loader = self.train_dataloader()
+        assert self._wording is not None
+        return heaviest(self._assemblers["train"], loader.plans, self._wording.texts("train"))
 
     def episodes(self, split: str) -> list[EpisodeFile]:
         """The episodes of "train", "val" or "test" that this run uses.
@@ -262,7 +291,7 @@ class EpisodeDataModule(lightning.LightningDataModule):
 
     def manifest(self) -> dict[str, Any]:
         """Facts for the run record: hashes of data and split, and per split how much of it is used."""
-        if self._split is None:
+        if self._split is None or self._wording is None:
             raise RuntimeError("setup() has to run before the manifest is known")
         return {
             "root": str(self.root),
@@ -283,14 +312,7 @@ class EpisodeDataModule(lightning.LightningDataModule):
             "train_episodes": self.train_episodes,
             "instruction": {
                 "paraphrase": self.paraphrase,
-                **self.instruction.facts(),
-                "hash": words_hash(
-                    (name, episode.id, texts)
-                    for name in SPLITS
-                    for episode, texts in zip(self._episodes[name], self._phrasings[name], strict=True)
-                ),
-                "episodes_worded_by_file": self._worded_by_file,
-                **{name: record(self._texts(name)) for name in SPLITS if self._episodes[name]},
+                **self._wording.facts(),
             },
             "augmentation": self.augmentation.facts(),
             "from_file_name": sorted({f for e in self._episodes["train"] for f in e.meta.from_name}),
@@ -305,41 +327,6 @@ class EpisodeDataModule(lightning.LightningDataModule):
             level = logging.INFO if finding.severity == "note" else logging.WARNING
             log.log(level, "%s: %s; %s", finding.code, finding.reason, finding.advice)
         refuse(findings, self.root)
-
-    def _choose_words(self, groups: Mapping[str, str]) -> None:
-        """Let the source name the phrasings of every episode, and prove that held-out wording is not trained on."""
-        source, spoken = self.instruction, 1 if self.paraphrase == "first" else None
-        used = [episode for name in SPLITS for episode in self._episodes[name]]
-        self._worded_by_file = sum(source.from_file(episode) for episode in used)
-        log.info("%d of %d episodes have the words of their file", self._worded_by_file, len(used))
-        for name in SPLITS:
-            told = [source.phrasings(episode, name)[:spoken] for episode in self._episodes[name]]
-            self._phrasings[name] = told
-            # Replaced copies, so that whoever reads instructions and groups reads those of the run.
-            self._episodes[name] = [
-                e.retold(tuple(dict.fromkeys((*shown, *source.wordings(e)))), groups[e.id])
-                for e, shown in zip(self._episodes[name], told, strict=True)
-            ]
-        trained, shown = (
-            {
-                text: episode.id
-                for name in names
-                for episode, texts in zip(self._episodes[name], self._phrasings[name], strict=True)
-                for text in self._with_mirrored(name, texts)
-            }
-            for names in (("train",), ("val", "test"))
-        )
-        require_apart(trained, shown, source)
-
-    def _with_mirrored(self, name: str, texts: tuple[str, ...]) -> tuple[str, ...]:
-        """The sentences that batches of the split can show, for an episode with the phrasings `texts`."""
-        if name == "train" and self.augmentation.mirror > 0:
-            return (*texts, *(mirror_text(text) for text in texts))
-        return texts
-
-    def _texts(self, name: str) -> set[str]:
-        """Every sentence that batches of the split can show."""
-        return {text for texts in self._phrasings[name] for text in self._with_mirrored(name, texts)}
 
     def _used(self, name: str) -> int:
         return sum(
@@ -370,7 +357,7 @@ class EpisodeDataModule(lightning.LightningDataModule):
         )
 
     def _assembler(self, name: str, episodes: list[EpisodeFile]) -> BatchAssembler:
-        if self._tokenize is None:
+        if self._tokenize is None or self._wording is None:
             raise RuntimeError("bind(tokenize) has to be called before batches are asked for")
         fresh = name == "train" and not self._overfits()  # another wording and look in every epoch
         if name == "train" and self._overfits() and self.augmentation.active:
@@ -381,16 +368,16 @@ class EpisodeDataModule(lightning.LightningDataModule):
         return BatchAssembler(
             episodes,
             FrameStore(episodes, self.image_size, self.cache_dir, limit, states),
-            InstructionTable(self._tokenize, self._texts(name)),
+            InstructionTable(self._tokenize, self._wording.texts(name)),
             self.window,
             self.horizon,
             self.paraphrase if fresh else "first",
             self.seed,
-            self._phrasings[name],
+            self._wording.phrasings[name],
             self.augmentation if fresh else None,
             self._signs,
             [self._first_frames[episode.id] for episode in episodes],
-            self.max_frames_per_batch,
+            self.max_frames,
         )
 
     def _progress(self) -> tuple[int, int] | None:

@@ -4,6 +4,7 @@ In: a `BatchAssembler` and a `PlanSampler`. Out: batches, and a state of two num
 stores in its checkpoints by itself, because the loader has `state_dict` and `load_state_dict`.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -49,6 +50,8 @@ class ResumableLoader:
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0,
         )
+        self.waited_s = 0.0
+        """Seconds that whoever iterates has waited for batches, since the loader was made."""
         self._epoch = 0
         self._given = 0
         self._resume: tuple[int, int] | None = None
@@ -77,7 +80,12 @@ class ResumableLoader:
         self._epoch, self._given = epoch, start
         self.plans.start = start
         batches = iter(self._loader)
-        while (batch := _next(batches)) is not None:
+        while True:
+            began = time.perf_counter()
+            batch = _next(batches)
+            self.waited_s += time.perf_counter() - began
+            if batch is None:
+                return
             self._given += 1
             yield batch
 

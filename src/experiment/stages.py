@@ -36,6 +36,8 @@ from src.experiment.checkpoint import (
     refuse_other_config,
     restore,
 )
+from src.experiment.early import refuse_half_an_arm
+from src.experiment.frame_budget import FrameBudget
 from src.experiment.provenance import reset_peak_memory
 from src.experiment.resume import Start, where_to_start
 from src.experiment.run_record import RunRecord, cost, read_record, selected, told_by
@@ -63,7 +65,7 @@ def begin(cfg: DictConfig) -> Start:
     if HydraConfig.initialized():
         overrides = list(HydraConfig.get().overrides.task)
         in_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
-    _refuse_half_an_arm(cfg, overrides if HydraConfig.initialized() else None)
+    refuse_half_an_arm(cfg, overrides if HydraConfig.initialized() else None)
     quiet.silence()
     forget_earlier_runs()
     keep_freed_memory()
@@ -77,24 +79,6 @@ def begin(cfg: DictConfig) -> Start:
         refuse_other_config(read_about(path), path, OmegaConf.to_container(start.cfg, resolve=True))
     pl.seed_everything(int(start.cfg.seed), workers=True, verbose=False)
     return start
-
-
-def _refuse_half_an_arm(cfg: DictConfig, overrides: Sequence[str] | None) -> None:
-    """A run that calls itself an arm was made by the overrides of that arm, which only the sweep adds.
-
-    `overrides`: as typed or added by the sweep; None where there was no command line.
-    """
-    if cfg.get("comparison") is None:
-        return
-    arm = cfg.get("arm")
-    wanted = [str(text) for text in cfg.comparison.arms.get(arm, [])] if arm is not None and overrides else []
-    missing = [] if overrides is None else [text for text in wanted if text not in overrides]
-    if arm is None or missing:
-        lacks = f"arm={arm} without its {' '.join(missing)}" if missing else "no arm"
-        raise ProjectError(
-            f"name={cfg.name}: this experiment compares arms, and this run has {lacks}; add --multirun (arm=<name> "
-            "for one of them), or comparison=null for a single run."
-        )
 
 
 def _check_machine(cfg: DictConfig) -> None:
@@ -270,7 +254,12 @@ def build_trainer(
         )
     trainer: pl.Trainer = build(
         cfg.trainer,
-        callbacks=[StepSeed(int(cfg.seed)), *more, *build_parts(cfg.callbacks, record=record, stop=stop)],
+        callbacks=[
+            StepSeed(int(cfg.seed)),
+            FrameBudget(record),
+            *more,
+            *build_parts(cfg.callbacks, record=record, stop=stop),
+        ],
         logger=build_parts(cfg.logger, record=record) if ranks.rank() == 0 else [],
         # One environment everywhere: Lightning's own for SLURM would wait for processes that srun never started.
         plugins=[AtomicCheckpointIO(), LightningEnvironment()],

@@ -19,7 +19,13 @@ from src.model.backbone.base import Backbone
 
 
 class History(ABC):
-    """How frames of a window come together."""
+    """How frames of a window come together.
+
+    Attributes:
+        per_frame: whether the text model reads each frame alone.
+    """
+
+    per_frame: bool
 
     @abstractmethod
     def positions(self, backbone: Backbone, window: int) -> int:
@@ -30,8 +36,8 @@ class History(ABC):
         """
 
     @abstractmethod
-    def remember(self, backbone: Backbone, frames: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        """`frames (N, 3, h, w)` uint8, `ids (N, L)`, `mask (N, L)` -> memory `(N, …)`, one per frame."""
+    def remember(self, backbone: Backbone, latents: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """Latents `(N, P, C)`, `ids (N, L)`, `mask (N, L)` -> memory `(N, …)`, one per frame."""
 
     @abstractmethod
     def states(
@@ -52,13 +58,14 @@ class History(ABC):
 class PerFrame(History):
     """Each frame goes through the whole backbone alone; its memory is its state `(Q, D)`."""
 
+    per_frame = True
+
     def positions(self, backbone: Backbone, window: int) -> int:
         backbone.use_frames(1)
         return window
 
-    def remember(self, backbone: Backbone, frames: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        memory: Tensor = backbone(frames, ids, mask)
-        return memory
+    def remember(self, backbone: Backbone, latents: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        return backbone.encode_alone(latents, ids, mask)
 
     def states(
         self, backbone: Backbone, memory: Tensor, window_mask: Tensor, ids: Tensor, mask: Tensor
@@ -73,6 +80,8 @@ class Interleaved(History):
     vision tower still sees each frame once.
     """
 
+    per_frame = False
+
     def positions(self, backbone: Backbone, window: int) -> int:
         if window < 2:
             raise ProjectError(
@@ -82,8 +91,8 @@ class Interleaved(History):
         backbone.use_frames(window)
         return 1
 
-    def remember(self, backbone: Backbone, frames: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        return backbone.encode_images(backbone.preprocess(frames))
+    def remember(self, backbone: Backbone, latents: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        return latents
 
     def states(
         self, backbone: Backbone, memory: Tensor, window_mask: Tensor, ids: Tensor, mask: Tensor

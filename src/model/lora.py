@@ -1,7 +1,8 @@
 """Which weights of a backbone train: LoRA at named sites, nothing, or everything.
 
 In: a `Backbone` with its named `sites`. Out: the same backbone with exactly the chosen weights trainable, and
-one `SiteReport` per site. The action queries always train: they are new and have no pretrained value.
+one `SiteReport` per site. The action queries are new and have no pretrained value, so they train unless it is said
+otherwise.
 """
 
 from __future__ import annotations
@@ -95,6 +96,7 @@ class LoraPlacement(Placement):
         dropout: float,
         rslora: bool = False,
         dora: bool = False,
+        train_queries: bool = True,
     ) -> None:
         """
         Args:
@@ -104,6 +106,8 @@ class LoraPlacement(Placement):
             dropout: on the adapter's input, 0 to 1.
             rslora: rank-stabilised scaling (Kalajdzievski 2023, arXiv:2312.03732).
             dora: weight-decomposed adapters (Liu et al. 2024, arXiv:2402.09353), about 30 % slower.
+            train_queries: false leaves the action queries as they start, so that text layers below the first adapter
+                see the same in every epoch and need not be computed again (src/model/features).
 
         Raises:
             ProjectError: no site is named, the rank is below 1, alpha not above 0, or the dropout outside 0 to 1.
@@ -126,6 +130,7 @@ class LoraPlacement(Placement):
             raise ProjectError(f"model.lora.dropout: found {dropout}, expected 0 to below 1; correct it.")
         self.sites = chosen
         self.rank, self.alpha, self.dropout, self.rslora, self.dora = rank, alpha, dropout, rslora, dora
+        self.train_queries = train_queries
 
     def apply(self, backbone: Backbone) -> list[SiteReport]:
         from peft import LoraConfig, inject_adapter_in_model
@@ -152,7 +157,7 @@ class LoraPlacement(Placement):
             )
             for site, paths in matched.items()
         ]
-        return [*reports, _train_queries(backbone)]
+        return [*reports, _train_queries(backbone)] if self.train_queries else reports
 
     @staticmethod
     def _modules(backbone: Backbone, site: str, layers: str | int) -> list[str]:

@@ -10,6 +10,9 @@ from torch import nn
 
 from src.core.errors import ProjectError
 
+FUSED_DEVICES = frozenset({"cpu", "cuda"})
+"""Devices whose fused AdamW is compared with the plain one in the tests (cuda: by PyTorch's own, torch 2.13)."""
+
 
 def adamw(
     groups: Mapping[str, Sequence[nn.Parameter]],
@@ -17,6 +20,7 @@ def adamw(
     head_lr: float | None = None,
     weight_decay: float = 0.01,
     betas: tuple[float, float] = (0.9, 0.999),
+    fused: bool | None = None,
 ) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) over trainable weights only.
 
@@ -26,9 +30,11 @@ def adamw(
         head_lr: of the head; `lr` where null.
         weight_decay: on matrices; vectors (biases, norms) and action queries (embeddings) are not decayed.
         betas: decay of the running means of gradient and squared gradient.
+        fused: one kernel for all weights instead of a dozen for each; None: where every weight is on a device that
+            has it (`FUSED_DEVICES`).
 
     Raises:
-        ProjectError: a rate that is not above 0, or a negative decay.
+        ProjectError: a rate that is not above 0, a negative decay, or fused weights on a device without such a kernel.
     """
     for key, value in (("lr", lr), ("head_lr", lr if head_lr is None else head_lr)):
         if not (math.isfinite(value) and value > 0):
@@ -47,4 +53,16 @@ def adamw(
                 parameters.append(
                     {"params": members_of_kind, "lr": rates[group], "weight_decay": decay, "name": group}
                 )
-    return torch.optim.AdamW(parameters, lr=lr, betas=betas)
+    devices = {p.device.type for members in groups.values() for p in members}
+    if fused and not devices <= FUSED_DEVICES:
+        raise ProjectError(
+            f"optimizer.fused: found true with weights on {', '.join(sorted(devices))}, expected one of "
+            f"{', '.join(sorted(FUSED_DEVICES))}; set optimizer.fused=null."
+        )
+    optimizer = torch.optim.AdamW(
+        parameters, lr=lr, betas=betas, fused=devices <= FUSED_DEVICES if fused is None else fused
+    )
+    # A fused kernel could undo the loss scaling of trainer.precision=16-mixed in passing, but then gradients would
+    # still be scaled when they are clipped and checked, which Lightning refuses; so the scaler does it before.
+    optimizer._step_supports_amp_scaling = False
+    return optimizer

@@ -8,7 +8,7 @@ is seen once, however many windows look at it; training, evaluation and a robot 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -23,10 +23,15 @@ from src.data.batch import Batch
 from src.data.normalizer import Normalizer
 from src.model.backbone.base import Backbone
 from src.model.codec import ActionCodec
+from src.model.features.stages import find_stage
 from src.model.heads.base import Head
 from src.model.history import History
 from src.model.lora import Placement
+from src.model.parts import in_parts
 from src.model.senses import SENSES, Senses
+
+if TYPE_CHECKING:
+    from src.model.features.cache import KeptFeatures
 
 
 class Policy(pl.LightningModule):
@@ -75,6 +80,8 @@ class Policy(pl.LightningModule):
         self.backbone = backbone
         self.placement_report = lora.apply(backbone)
         self.history = history
+        self.stage = find_stage(backbone, history)
+        self.features: KeptFeatures | None = None  # no module: a checkpoint knows nothing of it
         self.senses = Senses(senses)
         self.head = head(
             state_size=backbone.num_queries * backbone.hidden_size,
@@ -90,10 +97,11 @@ class Policy(pl.LightningModule):
         self.register_buffer("high", torch.tensor(action_space.high, dtype=torch.float32), persistent=False)
         # The checkpoint holds what was trained; completeness is checked by `load_trained`, not by Lightning.
         self.strict_loading = False
+        self.compiled = compile
         if compile:
             # Inner modules, in place: names of weights stay, and compiling a LightningModule itself fails (torch 2.13).
-            for path in backbone.parts:
-                backbone.network.get_submodule(path).compile()
+            for part in self.stage.parts(backbone):
+                part.compile()
             self.head.compile()
 
     def fit_actions(self, actions: np.ndarray) -> None:
@@ -108,7 +116,16 @@ class Policy(pl.LightningModule):
 
     def encode_frames(self, frames: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """`frames (N, 3, h, w)` uint8, `ids (N, L)`, `mask (N, L)` -> memory `(N, …)`: what a frame leaves behind."""
-        return self.history.remember(self.backbone, self.senses.see(frames), ids, mask)
+        return self.upper(self.lower(frames, ids, mask), ids, mask)
+
+    def lower(self, frames: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """The frozen first part of `encode_frames`, which may be kept, `(N, …)`; see src/model/features/stages.py."""
+        with torch.no_grad():
+            return self.stage.lower(self.backbone, self.history, self.senses.see(frames), ids, mask)
+
+    def upper(self, kept: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """The rest of `encode_frames`: what `lower` gave, and the same words -> memory `(N, …)`."""
+        return self.stage.upper(self.backbone, self.history, kept, ids, mask)
 
     def respond(self, memory: Tensor, window_mask: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """Memory `(S, W, …)`, `window_mask (S, W)`, `ids (S, L)`, `mask (S, L)` -> the head's prediction."""
@@ -129,9 +146,33 @@ class Policy(pl.LightningModule):
         if batch.pending:
             raise RuntimeError("the batch still waits for its augmentation; its data module carries it out")
         ids, mask, rows = batch.instruction_ids, batch.instruction_mask, batch.episode
-        memory = self.encode_frames(batch.frames, ids[rows], mask[rows])
+        most, together = batch.max_frames, self.device_mesh is not None
+        kept = self._kept(batch, ids[rows], mask[rows])
+        memory = in_parts(self.upper, (kept, ids[rows], mask[rows]), most, together)
         owner = rows[batch.windows[:, -1]]  # the newest position always holds a frame
-        return self.respond(memory[batch.windows.clamp(min=0)], batch.window_mask, ids[owner], mask[owner])
+        windows = batch.windows.clamp(min=0)
+        if self.history.per_frame or most is None:
+            return self.respond(memory[windows], batch.window_mask, ids[owner], mask[owner])
+        # The text model reads whole windows, so it is them that are limited.
+        return in_parts(
+            lambda at, *rest: self.respond(memory[at], *rest),
+            (windows, batch.window_mask, ids[owner], mask[owner]),
+            max(1, most // self.window),
+            together,
+        )
+
+    def _kept(self, batch: Batch, ids: Tensor, mask: Tensor) -> Tensor:
+        """What `lower` gives for every frame of the batch, computed where it is not known yet."""
+        everything, most, together = (batch.frames, ids, mask), batch.max_frames, self.device_mesh is not None
+        if self.features is None or batch.origin is None or (self.training and not self.features.in_training):
+            with torch.no_grad():
+                return in_parts(self.lower, everything, most, together)
+
+        @torch.no_grad()
+        def compute(rows: Tensor) -> Tensor:
+            return in_parts(self.lower, [one[rows] for one in everything], most)
+
+        return self.features.get(batch.origin, compute, ids.device)
 
     def predict(self, batch: Batch) -> Tensor:
         """Actions `(S, H, A)` in SI units for the samples of a batch."""
@@ -167,6 +208,9 @@ class Policy(pl.LightningModule):
             self.log(f"val/{name}", value, prog_bar=name == "loss", batch_size=steps)
         executed = self.decode(prediction)[:, 0]
         error = (executed - batch.actions[:, 0]).abs().mean(dim=0)
+        # Of all axes in one figure, as shares of their limits: what searches compare policies of any head by.
+        share = (error / ((self.high - self.low) / 2)).mean()
+        self.log("val/error", share, batch_size=batch.size)
         for name, value in zip(self.action_space.names, error, strict=True):
             self.log(f"val/mae/{name}", value, batch_size=batch.size)
 
@@ -198,6 +242,8 @@ class Policy(pl.LightningModule):
                 part.eval()
                 if mode:
                     _keep_recomputing(part)
+        for part in self.stage.still(self.backbone):
+            part.eval()
         return self
 
     # ---- what a checkpoint holds

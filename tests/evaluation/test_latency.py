@@ -48,6 +48,14 @@ def test_the_shipped_part_times_one_robot(data: EpisodeDataModule, tmp_path: Pat
     )
     assert section["device"] == "cpu" and section["threads"] >= 1
     assert (section["window"], section["control_period_ms"]) == (3, pytest.approx(1000 / 3))
+    bytes_read = (
+        4 * sum(p.numel() for p in bench.policy.parameters()) - 4 * 64 * 12
+    )  # without the table of words
+    assert section["weights_mb"] == pytest.approx(bytes_read / 1e6)
+    assert section["floor_ms"] == pytest.approx(section["weights_mb"] / section["bandwidth_gb_per_s"])
+    assert section["times_floor"] == pytest.approx(section["p50_ms"].value / section["floor_ms"])
+    assert section["bandwidth_source"].startswith("measured") and section["accelerate"] == "none"
+    assert 0 < section["first_step_ms"] < 30 * middle, "a step after the warm-up is like any other"
     assert bench.seconds["latency"] > 0 and "files" not in section
 
 
@@ -59,6 +67,8 @@ def test_it_times_the_steps_after_the_warm_up_on_training_drives(
     step, reset = BatchedPredictor.step, BatchedPredictor.reset
 
     def slow(self: BatchedPredictor, given: np.ndarray, active: np.ndarray | None = None) -> np.ndarray:
+        if not given.any():
+            return step(self, given, active)  # the blank frames of the warm-up at load
         frames.append(given[0])
         time.sleep(0.03 if len(frames) <= 5 else 0.004)  # the warm-up is slow
         return step(self, given, active)

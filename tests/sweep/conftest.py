@@ -64,9 +64,9 @@ def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def finish(process: subprocess.Popen[str]) -> str:
+def finish(process: subprocess.Popen[str], timeout_s: float = 120) -> str:
     """What it printed; it must have ended well."""
-    out, _ = process.communicate(timeout=120)
+    out, _ = process.communicate(timeout=timeout_s)
     assert process.returncode == 0, out
     return out
 

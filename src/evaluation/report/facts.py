@@ -127,6 +127,9 @@ def cost(report: Report) -> Rows:
     for key, words in (("p50_ms", "median"), ("p95_ms", "95 %"), ("p99_ms", "99 %")):
         if value_of(latency.get(key)) is not None:
             out.append((f"one step, {words}", milliseconds(latency[key])))
+    if value_of(latency.get("times_floor")) is not None:
+        floor, times = latency["floor_ms"], latency["times_floor"]
+        out.append(("reading the weights takes", f"{floor:.3g} ms; the median is {times:.1f} times that"))
     if value_of(latency.get("control_period_ms")) is not None:
         out.append(("a robot has per step", f"{latency['control_period_ms']:.0f} ms"))
     frames = value_of(latency.get("frames_per_step"))

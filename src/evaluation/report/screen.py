@@ -185,7 +185,8 @@ def _latency(report: Mapping[str, Any]) -> str:
         if value_of(found.get(key))
     ]
     where = f" on {found['device']}" if found.get("device") else ""
-    return f"  one step of one robot{where}: {', '.join(parts)}" if parts else ""
+    floor = f"; {found['times_floor']:.1f} x reading the weights" if found.get("times_floor") else ""
+    return f"  one step of one robot{where}: {', '.join(parts)}{floor}" if parts else ""
 
 
 def _others(report: Mapping[str, Any]) -> str:

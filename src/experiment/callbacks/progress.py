@@ -1,9 +1,10 @@
 """Owns what a training run shows while it runs: one live line, and one lasting line per validation.
 
-In: the training loop's events. Out: text on stdout. On a terminal a bar with loss, windows per second and time
-left; in a log file only lasting lines, at least one every `quiet_s` seconds, so that logs stay readable. Where several
-processes train one run, rank 0 speaks: of the loss of its own share, and of its windows times their number (the exact
-figures, over all of them, are the loggers' and the record's).
+In: the training loop's events. Out: text on stdout. On a terminal a bar with loss, windows per second, MFU and
+time left; in a log file only lasting lines, at least one every `quiet_s` seconds, so that logs stay readable. Where
+several processes train one run, rank 0 speaks: of the loss of its own share, and of its windows times their number
+(the exact figures, over all of them, are the loggers' and the record's). MFU and time left come from callbacks.clock
+and are left out without it. The loss is read from the device when it is shown, not at every step.
 """
 
 import time
@@ -12,9 +13,12 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from torch import Tensor
 
-from src.experiment.callbacks.clock import batch_size
+from src.experiment.callbacks.clock import RunClock, batch_size, total_batches
+
+_REFRESH_S = 0.25
 
 
 class RunProgress(Callback):
@@ -30,22 +34,26 @@ class RunProgress(Callback):
         self._console = Console(highlight=False)
         self._bar: Progress | None = None
         self._task = TaskID(0)
-        self._loss, self._count, self._windows = 0.0, 0, 0
+        self._loss: Tensor | float = 0.0  # sum since the last validation
+        self._count, self._windows = 0, 0
         self._busy, self._batch_began, self._spoke = 0.0, 0.0, 0.0
+        self._clock: RunClock | None = None
         self._began = 0.0
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._began = self._spoke = time.perf_counter()
+        parts = trainer.callbacks  # type: ignore[attr-defined]
+        self._clock = next((part for part in parts if isinstance(part, RunClock)), None)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._console.is_terminal and trainer.is_global_zero:
             self._bar = Progress(
                 TextColumn("epoch {task.fields[epoch]}"), BarColumn(), MofNCompleteColumn(),
-                TextColumn("loss {task.fields[loss]}  {task.fields[rate]} windows/s  left"), TimeRemainingColumn(),
-                console=self._console, transient=True, refresh_per_second=4,
+                TextColumn("loss {task.fields[loss]}  {task.fields[rate]}"),
+                console=self._console, transient=True, refresh_per_second=1 / _REFRESH_S,
             )  # fmt: skip
             self._task = self._bar.add_task(
-                "", total=_total_batches(trainer), completed=trainer.fit_loop.total_batch_idx + 1,
+                "", total=total_batches(trainer), completed=trainer.fit_loop.total_batch_idx + 1,
                 epoch=_epoch(trainer), loss="-", rate="-",
             )  # fmt: skip
             self._bar.start()
@@ -59,17 +67,20 @@ class RunProgress(Callback):
         now = time.perf_counter()
         self._busy += now - self._batch_began
         self._windows += batch_size(batch) * trainer.world_size
-        self._loss += float(outputs["loss"])
+        self._loss = self._loss + outputs["loss"].detach()
         self._count += 1
         if self._bar is not None:
-            rate, loss = f"{self._rate():.0f}", f"{self._loss / self._count:.4f}"
+            if now - self._spoke < _REFRESH_S:
+                self._bar.advance(self._task)
+                return
+            self._spoke = now
+            rate, loss = self._speed() + self._left(trainer), f"{self._mean_loss():.4f}"
             self._bar.update(self._task, advance=1, epoch=_epoch(trainer), loss=loss, rate=rate)
         elif now - self._spoke > self.quiet_s and trainer.is_global_zero:
-            done, total = trainer.fit_loop.total_batch_idx + 1, _total_batches(trainer)
-            left = (
-                "" if total is None else f"  about {_time((now - self._began) / done * (total - done))} left"
+            done, total = trainer.fit_loop.total_batch_idx + 1, total_batches(trainer)
+            self._say(
+                f"epoch {_epoch(trainer)}  batch {done}/{total or '?'}  {self._figures()}{self._left(trainer)}"
             )
-            self._say(f"epoch {_epoch(trainer)}  batch {done}/{total or '?'}  {self._figures()}{left}")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero or trainer.state.fn != "fit":
@@ -98,7 +109,18 @@ class RunProgress(Callback):
     def _figures(self) -> str:
         if not self._count:  # a validation repeated after a resume
             return "loss -"
-        return f"loss {self._loss / self._count:.4f}  {self._rate():.0f} windows/s"
+        return f"loss {self._mean_loss():.4f}  {self._speed()}"
+
+    def _mean_loss(self) -> float:
+        return float(self._loss) / self._count
+
+    def _speed(self) -> str:
+        mfu = None if self._clock is None else self._clock.mfu
+        return f"{self._rate():.0f} windows/s" + ("" if mfu is None else f"  MFU {mfu:.1%}")
+
+    def _left(self, trainer: pl.Trainer) -> str:
+        left = None if self._clock is None else self._clock.left_s(trainer)
+        return "" if left is None else f"  about {_time(left)} left"
 
     def _rate(self) -> float:
         return self._windows / max(self._busy, 1e-9)
@@ -106,16 +128,6 @@ class RunProgress(Callback):
     def _say(self, line: str) -> None:
         self._console.print(line, soft_wrap=True)
         self._spoke = time.perf_counter()
-
-
-def _total_batches(trainer: pl.Trainer) -> int | None:
-    """Batches of the whole run, or None when only a time limit ends it."""
-    batches, epochs, steps = trainer.num_training_batches, trainer.max_epochs, trainer.max_steps
-    if steps is not None and steps >= 0:
-        return int(steps * trainer.accumulate_grad_batches)
-    if epochs is None or epochs < 0 or batches == float("inf"):
-        return None
-    return int(batches * epochs)
 
 
 def _epoch(trainer: pl.Trainer) -> str:

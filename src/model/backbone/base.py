@@ -40,6 +40,8 @@ class Backbone(nn.Module, ABC):
         prompt: template the instruction is put into; None where there is none.
         pad_token, unknown_token: ids of the tokenizer; no unknown one where it can spell anything.
         adapter_prefix: where `network` sits inside the family's full model, e.g. `model.`; for exported adapters.
+        text_path: module path of the text model below `network`, which has no part in `encode_images`; empty where
+            there is no such module, so that every weight of `network` may have one.
     """
 
     network: nn.Module
@@ -59,6 +61,7 @@ class Backbone(nn.Module, ABC):
     pad_token: int
     unknown_token: int | None = None
     adapter_prefix: str = ""
+    text_path: str = ""
     mean: Tensor
     std: Tensor
 
@@ -92,6 +95,28 @@ class Backbone(nn.Module, ABC):
             ids: `(S, L)` int64, right-padded, from `tokenize`.
             mask: `(S, L)` bool.
         """
+
+    @property
+    def text_layers(self) -> Sequence[nn.Module]:
+        """The text model's layers, lowest first; none where it cannot be cut between them."""
+        return ()
+
+    def encode_below(self, layer: int, latents: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """The lower half of `encode` for one frame per sequence, cut below text layer `layer`, nothing dropped.
+
+        Args:
+            layer: 0 to the number of `text_layers`.
+            latents: `(N, 1, P, C)`.
+            ids, mask: `(N, L)`.
+
+        Returns:
+            What that layer gets, `(N, T, D)`; surplus positions stand on the right.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no text layers to be cut between")
+
+    def encode_above(self, layer: int, hidden: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """The upper half: `hidden (N, T or more, D)` from `encode_below`, the same words -> states `(N, Q, D)`."""
+        raise NotImplementedError(f"{type(self).__name__} has no text layers to be cut between")
 
     @abstractmethod
     def image_flops(self) -> int:
@@ -201,6 +226,9 @@ class Backbone(nn.Module, ABC):
 
     def forward(self, frames: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """Each frame on its own: `frames (N, 3, h, w)` uint8, `ids (N, L)`, `mask (N, L)` -> states `(N, Q, D)`."""
-        latents = self.encode_images(self.preprocess(frames))[:, None]
-        alone = torch.ones(latents.shape[:2], dtype=torch.bool, device=latents.device)
-        return self.encode(latents, alone, ids, mask)
+        return self.encode_alone(self.encode_images(self.preprocess(frames)), ids, mask)
+
+    def encode_alone(self, latents: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """`encode` for one frame per sequence: latents `(N, P, C)`, `ids (N, L)`, `mask (N, L)` -> `(N, Q, D)`."""
+        alone = torch.ones(len(latents), 1, dtype=torch.bool, device=latents.device)
+        return self.encode(latents[:, None], alone, ids, mask)

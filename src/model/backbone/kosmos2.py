@@ -12,12 +12,14 @@ There is one path and no fallback: a state is read at the explicit index of its 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from src.model.backbone.loading import at, load_network, open_checkpoint, unreachable
-from src.model.backbone.sequence import SequenceBackbone
+from src.model.backbone.sequence import Packed, SequenceBackbone
 
 PROMPT = "<grounding> An image of a robot {instruction}"
 """Prompt of RoboVLMs for Kosmos-2 (github.com/Robot-VLAs/RoboVLMs)."""
@@ -87,6 +89,7 @@ class Kosmos2Backbone(SequenceBackbone):
             image_std=processor.image_processor.image_std,
         )
         self.sites = SITES
+        self.text_path = "text_model"
         self.parts = ("vision_model", "image_to_text_projection", "text_model.model")
         self.quantized = quantization is not None
         self.checkpoint, self.revision = checkpoint, commit
@@ -105,15 +108,45 @@ class Kosmos2Backbone(SequenceBackbone):
         latents: Tensor = network.get_image_features(pixels.to(self.embeddings.weight.dtype)).pooler_output
         return latents
 
-    def encode(self, latents: Tensor, frame_mask: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    def run(self, packed: Packed, seen: Tensor) -> Tensor:
         network: Any = self.network
-        packed = self.pack(frame_mask, ids, mask)
-        hidden = network.text_model.model(
-            inputs_embeds=self.merge(packed, latents, frame_mask),
-            attention_mask=packed.attention.long(),
-            use_cache=False,
+        hidden: Tensor = network.text_model.model(
+            inputs_embeds=self.merge(packed, seen), attention_mask=packed.mask, use_cache=False
         ).last_hidden_state
-        return self.read(hidden, packed)
+        return hidden
+
+    @property
+    def text_layers(self) -> Sequence[nn.Module]:
+        network: Any = self.network
+        text = network.text_model.model
+        layers: Sequence[nn.Module] = text.layers
+        return () if text.layerdrop > 0 else layers  # whole layers left out at random cannot be kept
+
+    def encode_below(self, layer: int, latents: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        network: Any = self.network
+        text = network.text_model.model
+        alone = torch.ones(latents.shape[:2], dtype=torch.bool, device=latents.device)
+        packed = self.pack(alone, ids, mask)
+        embeds = self.merge(packed, latents) * text.embed_scale
+        hidden = embeds + text.embed_positions(inputs_embeds=embeds).to(embeds.device)
+        return self._pass(text.layers[:layer], hidden, packed)
+
+    def encode_above(self, layer: int, hidden: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        network: Any = self.network
+        text = network.text_model.model
+        packed = self.pack(mask.new_ones(len(ids), 1), ids, mask)
+        hidden = self._pass(text.layers[layer:], hidden[:, : packed.ids.shape[1]], packed)
+        return self.read(text.layer_norm(hidden), packed)
+
+    def _pass(self, layers: Sequence[nn.Module], hidden: Tensor, packed: Packed) -> Tensor:
+        """The library's own layers, as its `forward` calls them."""
+        network: Any = self.network
+        visible = network.text_model.model._prepare_decoder_attention_mask(
+            packed.attention.long(), hidden.shape[:2], hidden, 0
+        )
+        for layer in layers:
+            hidden = layer(hidden, visible, use_cache=False)
+        return hidden
 
     def image_flops(self) -> int:
         network: Any = self.network

@@ -6,11 +6,15 @@
 In: the prompt template of the config, a tokenizer, the number of frames. Out: a `Packed` sequence of token ids with
 places for latents and queries. Padding stands last, whatever was missing (words of a shorter instruction, frames
 before the start of an episode), so positions count real tokens only and nothing depends on batch mates.
+
+Sequences of equal length are computed together, without padding and without a mask; see `lengths.py` for the few
+that are padded because one more call would cost more.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from abc import abstractmethod
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +22,7 @@ from torch import Tensor, nn
 
 from src.core.errors import ProjectError
 from src.model.backbone.base import Backbone
+from src.model.backbone.lengths import CALL_TOKENS, divide
 
 MIN_WORDS = 8
 """Tokens of text window that must remain for the words, whatever the frames take."""
@@ -33,6 +38,7 @@ class Packed:
         is_latent: `(S, T)` bool, places of the latents: frame by frame, in order.
         is_query: `(S, T)` bool, places of the action queries.
         query_at: `(S, Q)` int64, the same places as indices.
+        full: known to have no padding.
     """
 
     ids: Tensor
@@ -40,10 +46,31 @@ class Packed:
     is_latent: Tensor
     is_query: Tensor
     query_at: Tensor
+    full: bool = False
+
+    @property
+    def mask(self) -> Tensor | None:
+        """The library's `attention_mask` `(S, T)` int64; None without padding: then it needs no mask in memory, and
+        attention is the fused causal kernel, which computes half as much."""
+        return None if self.full else self.attention.long()
+
+    def cut(self, length: int, full: bool) -> Packed:
+        """The first `length` tokens; behind them is padding only."""
+        return replace(
+            self,
+            ids=self.ids[:, :length],
+            attention=self.attention[:, :length],
+            is_latent=self.is_latent[:, :length],
+            is_query=self.is_query[:, :length],
+            full=full,
+        )
 
 
 class SequenceBackbone(Backbone):
     """A VLM that reads text and image latents in one sequence."""
+
+    _prefix_ids: Tensor
+    _frame_ids: Tensor
 
     def __init__(
         self,
@@ -94,6 +121,9 @@ class SequenceBackbone(Backbone):
         self.prefix: list[int] = tokenizer(before, add_special_tokens=False)["input_ids"]
         self.frame_tokens = [*frame_open, *[image_token] * latents_per_frame, *frame_close]
         self.image_token = image_token
+        # On the device from the start: a copy in every pass would make a GPU wait, and no CUDA graph allows one.
+        self.register_buffer("_prefix_ids", torch.tensor(self.prefix, dtype=torch.int64), persistent=False)
+        self.register_buffer("_frame_ids", torch.tensor(self.frame_tokens), persistent=False)
         self._latent_places = slice(len(frame_open), len(frame_open) + latents_per_frame)
         self.pad_token: int = (
             tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
@@ -173,6 +203,63 @@ class SequenceBackbone(Backbone):
 
     # ---- sequences
 
+    @abstractmethod
+    def run(self, packed: Packed, seen: Tensor) -> Tensor:
+        """One call of the text model: the last hidden state `(S, T, D)`.
+
+        Args:
+            packed: S sequences; the library gets `packed.mask`.
+            seen: `(M, P, C)`, the latents of all frames in them, in the order of `packed.is_latent`.
+        """
+
+    def encode(self, latents: Tensor, frame_mask: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        known = self._counts(frame_mask, mask)
+        if known is None:
+            seen = latents.flatten(0, 1) if frame_mask.shape[1] == 1 else latents[frame_mask]
+            packed = self.pack(frame_mask, ids, mask)
+            return self.read(self.run(packed, seen), packed)
+        frames, words = known
+        block, rest = len(self.frame_tokens), len(self.prefix) + self.num_queries
+        lengths = [rest + f * block + w for f, w in zip(frames, words, strict=True)]
+        calls = divide(lengths, self._call_tokens(latents.device))
+        states = []
+        for rows in calls:
+            most_frames, most_words = max(frames[row] for row in rows), max(words[row] for row in rows)
+            part = slice(None) if len(calls) == 1 else _on(rows, latents.device)
+            there = frame_mask[part, frame_mask.shape[1] - most_frames :]
+            window = latents[part, latents.shape[1] - most_frames :]
+            packed = self.pack(there, ids[part, :most_words], mask[part, :most_words])
+            longest = max(lengths[row] for row in rows)
+            packed = packed.cut(longest, full=all(lengths[row] == longest for row in rows))
+            # Choosing by a mask waits for the device; where no frame is missing there is nothing to choose.
+            whole = all(frames[row] == most_frames for row in rows)
+            seen = window.flatten(0, 1) if whole else window[there]
+            states.append(self.read(self.run(packed, seen), packed))
+        if len(calls) == 1:
+            return states[0]
+        order = sorted(range(len(lengths)), key=[row for rows in calls for row in rows].__getitem__)
+        return torch.cat(states)[_on(order, latents.device)]
+
+    @staticmethod
+    def _counts(frame_mask: Tensor, mask: Tensor) -> tuple[list[int], list[int]] | None:
+        """Frames and words of each sequence; one wait for the device. None where it cannot be asked: while a CUDA
+        graph is recorded or `torch.compile` traces, when shapes must not depend on values."""
+        recording = frame_mask.is_cuda and torch.cuda.is_current_stream_capturing()
+        if recording or torch.compiler.is_compiling():
+            return None
+        frames, words = torch.stack([frame_mask.sum(dim=1), mask.sum(dim=1)]).tolist()
+        return frames, words
+
+    def _call_tokens(self, device: torch.device) -> int:
+        """What one more call costs. Where the weights are divided among processes, these meet in every call, so all
+        must make equally many: one."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            from torch.distributed.fsdp import FSDPModule
+
+            if any(isinstance(module, FSDPModule) for module in self.network.modules()):
+                return 1 << 40
+        return CALL_TOKENS.get(device.type, CALL_TOKENS["cuda"])
+
     def pack(self, frame_mask: Tensor, ids: Tensor, mask: Tensor) -> Packed:
         """Lays out S sequences; see the head of this file.
 
@@ -183,7 +270,7 @@ class SequenceBackbone(Backbone):
         """
         samples, frames = frame_mask.shape
         queries, block = self.num_queries, len(self.frame_tokens)
-        fixed = torch.tensor([*self.prefix, *self.frame_tokens * frames], device=ids.device)
+        fixed = torch.cat([self._prefix_ids, self._frame_ids.repeat(frames)])
         places = torch.full((samples, queries), self.pad_token, device=ids.device)
         tokens = torch.cat([fixed.expand(samples, -1), ids, places], dim=1)
         valid = torch.cat(
@@ -209,11 +296,17 @@ class SequenceBackbone(Backbone):
             query_at=query_at,
         )
 
-    def merge(self, packed: Packed, latents: Tensor, frame_mask: Tensor) -> Tensor:
-        """Embeddings `(S, T, D)` with latents `(S, F, P, D)` and queries in their places, out of place."""
+    def merge(self, packed: Packed, latents: Tensor, frame_mask: Tensor | None = None) -> Tensor:
+        """Embeddings `(S, T, D)` with latents and queries in their places, out of place.
+
+        Args:
+            packed: S sequences.
+            latents: `(M, P, D)`, of all frames in them; or `(S, F, P, D)`.
+            frame_mask: `(S, F)` bool, which of the latter are there; None: all.
+        """
         embeds = self.embeddings(packed.ids)
-        # Which frames are missing is known on the CPU only after a wait, so it is not asked where none can be.
-        seen = latents if frame_mask.shape[1] == 1 else latents[frame_mask]
+        # Choosing by a mask waits for the device, so it is not done where nothing can be missing.
+        seen = latents if frame_mask is None or frame_mask.shape[1] == 1 else latents[frame_mask]
         embeds = embeds.masked_scatter(packed.is_latent[..., None], seen.to(embeds.dtype))
         queries = self.queries.to(embeds.dtype).expand(len(embeds), -1, -1)
         return embeds.masked_scatter(packed.is_query[..., None], queries)
@@ -244,3 +337,9 @@ def _split_prompt(prompt: str) -> tuple[str, str]:
             "exchange the two."
         )
     return before, after
+
+
+def _on(rows: list[int], device: torch.device) -> Tensor:
+    """Row numbers as an index on `device`, sent without waiting for it."""
+    index = torch.tensor(rows)
+    return index.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else index.to(device)

@@ -99,6 +99,7 @@ class VLMBackbone(SequenceBackbone):
             )
         self.kind = kind
         self.sites = kind.sites
+        self.text_path = kind.text
         self.unread_layers = {"vision": kind.unread(config)}
         # Text layers one by one: equal layers are compiled once, and what Qwen3-VL does between them, never.
         self.parts = (kind.vision, *(f"{kind.text}.layers.{i}" for i in range(text.num_hidden_layers)))
@@ -125,20 +126,17 @@ class VLMBackbone(SequenceBackbone):
             )
         return latents
 
-    def encode(self, latents: Tensor, frame_mask: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    def run(self, packed: Packed, seen: Tensor) -> Tensor:
         network: Any = self.network
-        packed = self.pack(frame_mask, ids, mask)
-        # Which frames are missing is known on the CPU only after a wait, so it is not asked where none can be.
-        seen = latents.flatten(0, 1) if frame_mask.shape[1] == 1 else latents[frame_mask]
         with self._queries_written(packed):
-            hidden = network(
+            hidden: Tensor = network(
                 input_ids=packed.ids,
-                attention_mask=packed.attention.long(),
+                attention_mask=packed.mask,
                 mm_encoder_outputs={"image": self.kind.image_output(network.config, seen)},
                 use_cache=False,
                 **self.kind.extras(network, packed, self.image_size),
             ).last_hidden_state
-        return self.read(hidden, packed)
+        return hidden
 
     @contextmanager
     def _queries_written(self, packed: Packed) -> Iterator[None]:

@@ -1,0 +1,94 @@
+"""Owns how fast this machine could multiply matrices: the peak that an MFU (model FLOPs utilisation) is a share of.
+
+In: a device and the arithmetic that a run uses. Out: TFLOP/s and where the figure is from: the maker's data sheet for
+a known GPU, else the rate of a large product, measured here once per process.
+"""
+
+import functools
+import time
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    import torch
+
+Arithmetic = Literal["bf16", "tf32", "fp32"]
+
+# Dense TFLOP/s, sums in float32: bfloat16 (and float16), TensorFloat-32, float32. The longest name that fits counts.
+KNOWN: dict[str, tuple[float, float, float]] = {
+    "H200": (989.4, 494.7, 66.9),  # NVIDIA H200 data sheet (half of the figures given with sparsity)
+    "H100 PCIe": (756.0, 378.0, 51.0),  # NVIDIA H100 data sheet
+    "H100 NVL": (835.5, 417.5, 60.0),  # NVIDIA H100 NVL data sheet
+    "H100": (989.4, 494.7, 66.9),  # NVIDIA H100 data sheet, SXM
+    "A100": (312.0, 156.0, 19.5),  # NVIDIA A100 data sheet
+    "L40S": (362.05, 183.0, 91.6),  # NVIDIA L40S data sheet
+    "A40": (149.7, 74.8, 37.4),  # NVIDIA A40 data sheet
+    "A10G": (70.0, 35.0, 35.0),  # NVIDIA A10G, AWS edition of the A10, data sheet
+    "A10": (125.0, 62.5, 31.2),  # NVIDIA A10 data sheet
+    "RTX A6000": (154.8, 77.4, 38.7),  # NVIDIA RTX A6000 data sheet
+    "RTX 6000 Ada": (364.2, 182.1, 91.1),  # NVIDIA RTX 6000 Ada data sheet
+    "RTX 4090": (165.2, 82.6, 82.6),  # NVIDIA Ada GPU architecture white paper, appendix A
+    "RTX 3090": (71.0, 35.6, 35.6),  # NVIDIA GA102 GPU architecture white paper, appendix A
+}
+
+
+class Peak(NamedTuple):
+    """`tflops`: 10^12 floating-point operations per second; `source`: how it is known, in words."""
+
+    tflops: float
+    source: str
+
+
+def arithmetic(precision: str, weights: str = "float32") -> Arithmetic:
+    """What multiplies fastest in a run: `precision` of the trainer (bf16-mixed, 32-true …), dtype of the `weights`."""
+    import torch
+
+    if "16" in precision or weights in ("bfloat16", "float16"):
+        return "bf16"
+    return "fp32" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+
+
+def peak(device: "torch.device", kind: Arithmetic) -> Peak:
+    """Of one device. On a CPU it is that of the threads in use, and TensorFloat-32 is float32."""
+    import torch
+
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        known = from_data_sheet(name, kind)
+        return known if known is not None else measured(str(device), name, kind, 0)
+    kind = "fp32" if kind == "tf32" else kind
+    return measured(str(device), device.type, kind, torch.get_num_threads())
+
+
+def from_data_sheet(name: str, kind: Arithmetic) -> Peak | None:
+    """Of a GPU whose name, as the driver says it, holds a known one."""
+    words = f" {name} ".replace("-", " ")
+    found = max((known for known in KNOWN if f" {known} " in words), key=len, default=None)
+    if found is None:
+        return None
+    return Peak(KNOWN[found][("bf16", "tf32", "fp32").index(kind)], f"data sheet of {found}, dense {kind}")
+
+
+@functools.cache
+def measured(device: str, name: str, kind: Arithmetic, threads: int) -> Peak:
+    """The best of a few products of square matrices: about 0.2 s on a CPU core, less on a GPU."""
+    import torch
+
+    place = torch.device(device)
+    side = 8192 if place.type == "cuda" else 1024
+    matrix = torch.ones(side, side, device=place, dtype=torch.bfloat16 if kind == "bf16" else torch.float32)
+    best = float("inf")
+    for _ in range(3):
+        _wait(place)
+        began = time.perf_counter()
+        matrix @ matrix
+        _wait(place)
+        best = min(best, time.perf_counter() - began)
+    on = f"{threads} {'thread' if threads == 1 else 'threads'}" if threads else name
+    return Peak(2 * side**3 / best / 1e12, f"measured {kind} product of {side} x {side} on {on}")
+
+
+def _wait(device: "torch.device") -> None:
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
