@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.core.errors import ProjectError
+from src.data import scan
 from src.data.actions import ActionSpace
 from src.data.check.files import unusable_files
-from src.data.check.finding import Facts, Fault, refuse, run_checkers
+from src.data.check.finding import Facts, Fault, Finding, refuse, run_checkers
 from src.data.check.instructions import with_sentences
 from src.data.check.quick import usable
 from src.data.episode import EpisodeFile
@@ -20,10 +21,13 @@ from src.data.frame_cache import file_state
 from src.data.frames import DamagedFrames, FrameStore
 from src.data.instruction import InstructionSource
 from src.data.layouts import LabOptions
-from src.data.scan import scan
+from src.data.memo import LastFolder, states_of
 from src.data.whole_files import State
 
 log = logging.getLogger(__name__)
+
+_opened: LastFolder[tuple[list[EpisodeFile], list[Finding]]] = LastFolder()
+"""Opening 800 files takes 3 s of CPU, which every run of a sweep over one folder would pay again."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +67,16 @@ def take_in(
         skip: leave out what cannot be used, instead of raising a ProjectError about the first of it.
         allow_mixed_sizes: data.allow_mixed_sizes.
     """
-    opened, findings = (
-        usable(root, space, lab, allow_mixed_sizes)
-        if skip
-        else (scan(root, space, lab, allow_mixed_sizes), [])
-    )
+
+    def read() -> tuple[list[EpisodeFile], list[Finding]]:
+        if skip:
+            return usable(root, space, lab, allow_mixed_sizes)
+        return scan.opened(root, space, lab, allow_mixed_sizes), []
+
+    how = (root.absolute(), space, lab, allow_mixed_sizes, skip)
+    opened, findings = _opened.get(how, lambda: states_of(scan.find_episodes(root)), read)
+    if not skip:
+        scan.tell(opened)
     states = {episode.path: file_state(episode.path) for episode in opened}
     told, silent = with_sentences(opened, instruction)
     if not skip or not told:

@@ -121,10 +121,19 @@ def _begins_as_hdf5(path: Path) -> bool:
 def scan(
     root: Path, action: ActionSpace, lab: LabOptions | None = None, allow_mixed_sizes: bool = False
 ) -> list[EpisodeFile]:
-    """Open every episode below `root`, sorted by id, and check that they form one data set.
+    """Open every episode below `root`, sorted by id, check that they form one data set, and log what to know.
 
-    Metadata only, about 2 ms per file. All files are tried, so one message counts every file that cannot be used.
+    Metadata only, about 3 ms per file. All files are tried, so one message counts every file that cannot be used.
     """
+    episodes = opened(root, action, lab, allow_mixed_sizes)
+    tell(episodes)
+    return episodes
+
+
+def opened(
+    root: Path, action: ActionSpace, lab: LabOptions | None = None, allow_mixed_sizes: bool = False
+) -> list[EpisodeFile]:
+    """`scan` without its log lines."""
     episodes: list[EpisodeFile] = []
     faults: list[str] = []
     for path in find_episodes(root):
@@ -153,6 +162,11 @@ def scan(
             )
     if not allow_mixed_sizes:
         _check_sizes(episodes)
+    return episodes
+
+
+def tell(episodes: Sequence[EpisodeFile]) -> None:
+    """Log what came from file names, and the readers' remarks, counted."""
     named = Counter(name for episode in episodes for name in episode.meta.from_name)
     if named:
         fields = ", ".join(f"{name} ({count})" for name, count in sorted(named.items()))
@@ -160,7 +174,6 @@ def scan(
     remarks = Counter(remark for episode in episodes for remark in episode.meta.remarks)
     for remark, count in sorted(remarks.items()):
         log.info("%d file%s: %s", count, "" if count == 1 else "s", remark)
-    return episodes
 
 
 def check_action_space(episode: EpisodeFile, action: ActionSpace) -> None:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 KEY = "max_frames_per_batch"
 MARGIN = 0.1
 """Share of the memory left free while the number is sought: batches differ, and freed memory comes back in pieces."""
+_ANY = -(1 << 60)  # less than what any rank asks for
 _ADAM_BYTES = 8  # two float32 moments per trained weight, which the first step adds
 
 
@@ -44,7 +45,10 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether `error` says that memory ran out, on a GPU or on the CPU."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    told = "CUBLAS_STATUS_ALLOC_FAILED" in str(error)
+    said = str(error)
+    told = "CUBLAS_STATUS_ALLOC_FAILED" in said
+    # oneDNN, which computes on CPUs, drops its status: where memory is limited, that one is what it ran into.
+    told |= _limit() is not None and said in ("could not execute a primitive", "could not create a primitive")
     return told or is_cuda_out_of_memory(error) or is_out_of_cpu_memory(error)
 
 
@@ -107,10 +111,13 @@ class FrameBudget(Callback):
         sentence = ranks.first_sentence(sentence, device)
         if sentence is not None or most is None:
             raise ProjectError(str(sentence))
-        agreed = -ranks.agreed(-most, device)  # the smallest of all ranks
         frames = len(batch.frames)
+        # The smallest of the ranks whose batch did not fit whole; of the others, the one with the most frames.
+        agreed = -ranks.agreed(_ANY if failed is None else -most, device)
         told = f"frames at once: the largest batch ({frames} frames) fits whole"
-        if agreed != most or failed is not None:
+        if agreed == -_ANY:
+            agreed = ranks.agreed(most, device)
+        else:
             told = f"frames at once: of the largest batch ({frames} frames) more do not fit the memory"
         self._take(trainer, agreed, told)
 
@@ -185,12 +192,18 @@ def spare_bytes(device: torch.device) -> int:
     """Memory to leave free: a share of the GPU's, on a CPU of what the process may have (ulimit -v), if that is set."""
     if device.type == "cuda":
         return int(MARGIN * torch.cuda.mem_get_info(device)[1])
+    limit = _limit()
+    return 0 if limit is None else int(MARGIN * limit)
+
+
+def _limit() -> int | None:
+    """Bytes that this process may have (ulimit -v); None where none are said."""
     try:
         import resource
     except ImportError:  # not on Windows
-        return 0
+        return None
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    return 0 if limit == resource.RLIM_INFINITY else int(MARGIN * limit)
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 @contextmanager

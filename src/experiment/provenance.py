@@ -5,6 +5,7 @@ Nothing here fails when something is absent: outside a git repository the code v
 """
 
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import os
@@ -64,7 +65,20 @@ def _git(folder: Path, *arguments: str, env: dict[str, str] | None = None) -> st
 
 
 def packages() -> dict[str, str]:
-    """Every installed distribution and its version."""
+    """Every installed distribution and its version; read anew only where a folder of sys.path changed since."""
+    return dict(_packages(tuple((place, _changed(place)) for place in sys.path)))
+
+
+def _changed(place: str) -> int | None:
+    """Modification time (ns) of a folder, which changes with each (un)installation; None where there is none."""
+    try:
+        return os.stat(place or ".").st_mtime_ns
+    except OSError:
+        return None
+
+
+@functools.lru_cache(maxsize=1)
+def _packages(places: tuple[tuple[str, int | None], ...]) -> dict[str, str]:
     found = {dist.metadata["Name"]: dist.version for dist in importlib.metadata.distributions()}
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 

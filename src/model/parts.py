@@ -45,11 +45,10 @@ def in_parts(
     sizes = part_sizes(rows, most, calls)
     parts = list(zip(*(tensor.split(sizes) for tensor in tensors), strict=True))
     done = [_recomputed(function, part) for part in parts[:-1]]
-    done.append(function(*parts[-1]))
-    for _ in range(
-        calls - len(sizes)
-    ):  # more calls than rows: the surplus counts nothing, forwards and backwards
-        done[-1] = done[-1] + 0.0 * _recomputed(function, parts[-1]).sum()
+    # More calls than rows: the surplus counts nothing. It stands before the last part, as full parts do on the other
+    # processes: passes that compute again come in the same order everywhere, or layers would be mixed up.
+    surplus = [0.0 * _recomputed(function, parts[-1]).sum() for _ in range(calls - len(sizes))]
+    done.append(sum(surplus, function(*parts[-1])))
     return torch.cat(done)
 
 

@@ -18,7 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +137,7 @@ def _prepare(folder: Path, settings: Settings) -> dict[str, Any] | None:
     if (folder / MARKER).exists():
         dataset = read_dataset(folder)
         _require_same(folder, dataset["settings"], wanted)
-        whole = all(file_sha256(folder / name) == digest for name, digest in dataset["files"].items())
+        whole = all(_digest(folder / name) == digest for name, digest in dataset["files"].items())
         if whole and dataset["settings"] == wanted:
             return {**dataset, "kept": dataset["episodes"]}
         # More are wanted, or a file is gone or damaged: the good ones are kept, the others recorded.
@@ -164,6 +164,20 @@ def _prepare(folder: Path, settings: Settings) -> dict[str, Any] | None:
         if file.name not in wanted_files:
             file.unlink()
     return None
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of the file; read once per process in each state (size, mtime_ns) of it."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return file_sha256(path)
+    return _digest_of(path.absolute(), stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=20_000)
+def _digest_of(path: Path, size: int, mtime_ns: int) -> str:
+    return file_sha256(path)
 
 
 def _require_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -23,10 +23,12 @@ def composed(name: str, overrides: Sequence[str], run_folder: Path) -> "DictConf
         ProjectError: an override that is none, or a key or value that does not fit.
     """
     from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     register_resolvers()
+    GlobalHydra.instance().clear()  # that of the benchmark's own command line has done its work
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose(name, overrides=[*overrides, f"run_folder={run_folder}"])

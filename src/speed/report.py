@@ -65,7 +65,7 @@ _WORDS = {
 
 def show(result: Mapping[str, Any]) -> None:
     """Print the tables."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)  # a command holds brackets
     for header, rows in tables(result, "en"):
         table = Table(*header)
         for row in rows:

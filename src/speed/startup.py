@@ -71,11 +71,13 @@ def _process(arguments: Sequence[str], expected: int) -> tuple[float, float]:
     Raises:
         ProjectError: it ended otherwise than expected.
     """
+    # This process's own command line has set it, and a user's has not.
+    environment = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "src.train", *arguments],
-        cwd=_ROOT, env=os.environ.copy(), capture_output=True, text=True, check=False,
+        cwd=_ROOT, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     wall = time.perf_counter() - began
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -41,6 +41,12 @@ def train_batches(view: View) -> list[str]:
     return seen
 
 
+def frames_at_once(view: View) -> list[int | None]:
+    """How many frames of each training batch may be worked on at once."""
+    module = view.datamodule()
+    return [module.on_after_batch_transfer(batch, 0).max_frames for batch in module.train_dataloader()]
+
+
 def val_batches(view: View) -> list[str]:
     """The validation batches."""
     return [_batch(batch) for batch in view.datamodule().val_dataloader()]
@@ -239,6 +245,7 @@ CASES: dict[str, Case] = {
     "data.cache_dir": Case(
         "{folder}/cache", files_made, {"data.source.image_size": 32, "data.image_size": 24}
     ),
+    "data.max_frames_per_batch": Case(4, frames_at_once),
     "data.memory_limit_gb": Case(0.0, second_pass),
     "data.num_workers": Case(1, worker_processes),
     "data.seed": Case(1, train_batches),

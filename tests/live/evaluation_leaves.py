@@ -13,6 +13,7 @@ from unittest.mock import patch
 import torch
 
 from src.core.config import build
+from src.deploy import predictor
 from src.evaluation.evaluator import Evaluation
 from src.evaluation.glance import Glance
 from src.evaluation.statistics import Estimate, PairedTest
@@ -116,6 +117,20 @@ def sheet_size(view: View) -> int:
     """Bytes of the sheet of pictures."""
     _report(view)
     return sum(path.stat().st_size for path in (view.folder / "out").rglob("contact_sheet.png"))
+
+
+def engines(view: View) -> list[str]:
+    """How each predictor was asked to run its steps; that it can is tested with it, and takes it long."""
+    asked: list[str] = []
+    original = predictor.make_engine
+
+    def note(policy: Policy, accelerate: str) -> Any:
+        asked.append(accelerate)
+        return original(policy, "none")
+
+    with patch.object(predictor, "make_engine", note):
+        _report(view)
+    return asked
 
 
 def encoded(view: View) -> list[int]:
@@ -356,6 +371,7 @@ CASES: dict[str, Case] = {
     _P + "probes.thresholds.action_change": Case(0.2, hidden_image),
     _P + "latency.steps": Case(4, encoded, _LATENCY),
     _P + "latency.warmup": Case(1, encoded, _LATENCY),
+    _P + "latency.accelerate": Case("compile", engines, _LATENCY),
 }
 
 SLOW: set[Observer] = {

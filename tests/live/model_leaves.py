@@ -127,6 +127,13 @@ def forward_passes(view: View) -> int:
     return count
 
 
+def fused(view: View) -> list[Any]:
+    """Whether one kernel steps all weights of a group."""
+    policy = _policy(view)
+    optimizer = build(view.cfg.optimizer)(policy.parameter_groups())
+    return [group["fused"] for group in optimizer.param_groups]
+
+
 def compiled_parts(view: View) -> list[str]:
     """Modules that torch is asked to compile; that it does is tested with the model, and takes it half a minute."""
     asked: list[str] = []
@@ -142,6 +149,7 @@ CASES: dict[str, Case] = {
     "optimizer.head_lr": Case(0.002, learning_rates),
     "optimizer.weight_decay": Case(0.5, weights_after_two_steps),
     "optimizer.betas": Case([0.5, 0.95], weights_after_two_steps),
+    "optimizer.fused": Case(False, fused),
     "scheduler.warmup_fraction": Case(0.5, learning_rates),
     "scheduler.final_fraction": Case(0.5, learning_rates),
     "model.history._target_": Case("src.model.history.Interleaved", answers),
@@ -157,6 +165,7 @@ CASES: dict[str, Case] = {
         "int4", weights, refused="after"
     ),  # nf4 and int8 need a GPU's library
     "model.backbone.gradient_checkpointing": Case(True, forward_passes),
+    "model.lora.train_queries": Case(False, weights),
     "model.lora.sites.text_attention": Case(None, weights),
     "model.lora.sites.text_mlp": Case(None, weights),
     "model.lora.sites.vision": Case("all", weights),

@@ -134,6 +134,12 @@ def screen(view: View) -> list[str]:
     ]
 
 
+def kept(view: View) -> dict[str, Any]:
+    """What the feature cache held, and where."""
+    features: dict[str, Any] = read_record(_run(view))["training"]["features"]
+    return {key: value for key, value in features.items() if key != "known_at_start"}
+
+
 def pruned_or_not(view: View) -> str:
     """The state that a run ends in."""
     state: str = read_record(_run(view))["state"]
@@ -223,6 +229,8 @@ CASES: dict[str, Case] = {
     "init_from": Case("{folder}/first", second_start),
     "comparison": Case(_COMPARISON, start_says),
     "arm": Case("a", start, {"comparison": _COMPARISON}, refused="before"),
+    "features.folder": Case("{folder}/elsewhere", kept),
+    "features.limit_gb": Case(1e-6, kept),
     "trial": Case({"_target_": "tests.live.run_leaves.Stop"}, pruned_or_not),
     "run_folder": Case("{folder}/elsewhere", run_files),
 }

@@ -65,7 +65,7 @@ def test_every_line_of_the_gpu_script_runs_on_a_cpu(
     assert set(result["training"]["ways"]) == {"sliding", "encode_once", "cached", "no_checkpointing"}
     assert [row["episodes_per_batch"] for row in result["memory"]] == [1, 2, 1, 2]
     assert all(row["peak_memory_gb"] > 0 for row in result["memory"])
-    assert "bfloat16" in result["training"]["ways"]["sliding"]["peak"]["source"]
+    assert "bf16" in result["training"]["ways"]["sliding"]["peak"]["source"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what is asked for")

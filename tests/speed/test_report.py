@@ -23,7 +23,7 @@ def result() -> dict[str, Any]:
     return {
         "command": "python -m src.benchmark", "date": "2026-01-02T03:04:05", "threads": 2,
         "machine": {"cpu": "A CPU", "cores": 2, "gpus": []}, "packages": {"torch": "2.13.0"},
-        "training": {"rounds": 3, "steps": 2, "ways": {"sliding": way, "encode_once": {**way, "mfu": None}},
+        "training": {"rounds": 3, "steps": 2, "ways": {"sliding": way, "encode_once": way},
                      "ratios": {"encode_once": {**spread(7.5), "against": "sliding"}},
                      "failed": {"cached": "out of memory on this device"}},
         "memory": [{"way": "encode_once", "episodes_per_batch": 2, "distinct_frames": 36, "peak_memory_gb": 2.0}],
