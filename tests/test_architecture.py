@@ -53,6 +53,8 @@ HEAVY = {
     "mujoco",
     "rich",
 }
+EARLY = "src.experiment.early"
+"""What an entry point may ask before anything heavy is imported."""
 LIGHT_HYDRA = {"omegaconf", "hydra"}
 """Imported at the top by entry points only for annotations; 0.1 s."""
 
@@ -92,7 +94,14 @@ def test_entry_points_import_nothing_heavy_at_the_top(path: Path) -> None:
     heavy = top & (HEAVY - LIGHT_HYDRA)
     assert not heavy, f"{relative(path)} imports {heavy} at the top"
     ours = [module for module in _imports(path, top_only=True) if module.startswith("src.")]
-    assert all(module.startswith("src.core.") for module in ours), ours
+    assert all(module.startswith("src.core.") or module == EARLY for module in ours), ours
+
+
+def test_what_is_refused_early_needs_nothing_heavy() -> None:
+    path = ROOT / "src" / Path(*EARLY.split(".")[1:]).with_suffix(".py")
+    imported = _imports(path, top_only=True)
+    assert not {module.split(".")[0] for module in imported} & HEAVY
+    assert all(module.startswith("src.core.") for module in imported if module.startswith("src."))
 
 
 def test_the_doctor_needs_the_standard_library_alone() -> None:

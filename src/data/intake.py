@@ -68,13 +68,19 @@ def take_in(
         allow_mixed_sizes: data.allow_mixed_sizes.
     """
 
+    told_files = False
+
     def read() -> tuple[list[EpisodeFile], list[Finding]]:
+        nonlocal told_files
+        told_files = True
         if skip:
             return usable(root, space, lab, allow_mixed_sizes)
         return scan.opened(root, space, lab, allow_mixed_sizes), []
 
     how = (root.absolute(), space, lab, allow_mixed_sizes, skip)
-    opened, findings = _opened.get(how, lambda: states_of(scan.find_episodes(root)), read)
+    opened, findings = _opened.get(how, lambda: states_of(scan.find_episodes(root, quiet=True)), read)
+    if not told_files:
+        scan.find_episodes(root)  # what every run is to hear about the folder, once
     if not skip:
         scan.tell(opened)
     states = {episode.path: file_state(episode.path) for episode in opened}

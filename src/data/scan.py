@@ -23,12 +23,13 @@ _NEVER_HDF5 = {".json", ".html", ".md", ".txt", ".csv", ".yaml", ".png", ".jpg",
 """Not opened to look for the signature: thousands of pictures beside the episodes would cost 20 us each."""
 
 
-def find_episodes(root: Path) -> list[Path]:
+def find_episodes(root: Path, quiet: bool = False) -> list[Path]:
     """Every HDF5 file below `root`, sorted: the one definition of what a data folder holds.
 
     Names end in .h5 or .hdf5, in small letters or capitals. Hidden files and folders (caches, unfinished files) are
     left out. Links to files and folders are followed; what is reached twice counts once, under its own place before
-    that of a link, and the log says so. It also says how many files of other names begin as HDF5.
+    that of a link, and the log says so. It also says how many files of other names begin as HDF5;
+    `quiet` leaves both out of the log.
 
     Raises:
         ProjectError: `root` is no folder, a folder below it cannot be listed, or there is no episode.
@@ -44,7 +45,7 @@ def find_episodes(root: Path) -> list[Path]:
             f"of other names begin as HDF5 and are not read, because none ends in {' or '.join(SUFFIXES)}",
         ),
     ):
-        if paths:
+        if paths and not quiet:
             log.warning("%d files or folders in %s %s, e.g. %s", len(paths), root, meaning, min(paths))
     if not found:
         more = f"; {len(others)} files of other names begin as HDF5, e.g. {min(others)}" if others else ""

@@ -93,3 +93,14 @@ def test_whatever_changes_the_folder_is_opened_again(tmp_path: Path, opened: lis
         module.setup()
     there = {path.name for path in tmp_path.glob("*.h5")}
     assert there <= set(opened)
+
+
+def test_every_run_hears_once_what_is_odd_in_the_folder(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = fill(tmp_path)
+    (tmp_path / "odd.dat").write_bytes(paths[0].read_bytes())
+    for _ in range(2):
+        caplog.clear()
+        make_module(tmp_path).setup()
+        assert caplog.text.count("of other names begin as HDF5") == 1

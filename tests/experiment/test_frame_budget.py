@@ -339,7 +339,12 @@ def test_a_process_with_too_little_memory_for_the_whole_batch_trains(
         "data.sampler.episodes_per_batch=10",
     ]  # fmt: skip
     # Freed memory goes back to the system at once, so what is taken is what is held.
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "MALLOC_MMAP_THRESHOLD_": "65536",
+    }
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, str(tmp_path / "run"), str(FREE), json.dumps(overrides)],
         cwd=ROOT, capture_output=True, text=True, check=False, env=environment,

@@ -50,8 +50,9 @@ class Packed:
 
     @property
     def mask(self) -> Tensor | None:
-        """The library's `attention_mask` `(S, T)` int64; None without padding: then it needs no mask in memory, and
-        attention is the fused causal kernel, which computes half as much."""
+        """The library's `attention_mask` `(S, T)` int64; None without padding. Text models of the Llama kind then make
+        no mask and run the fused causal kernel, which computes half as much; Kosmos-2's forward makes a causal mask
+        `(S, 1, T, T)` for itself in either case, so there None saves the padding's part of it only."""
         return None if self.full else self.attention.long()
 
     def cut(self, length: int, full: bool) -> Packed:

@@ -99,6 +99,8 @@ class FeatureCache:
             f"{stage.name}: {used:,} {'frames x wordings' if wordings > 1 else 'frames'} of {row_bytes / 1e3:,.1f} kB, "
             f"{known:,} of them known, in {place} ({stage.why})"
         )
+        if wordings > 1 and data.paraphrase == "random" and known < used and not augmented:
+            line += "; data.paraphrase=random shows one wording an epoch, so it takes several epochs to know them all"
         if augmented:
             line += (
                 "; off in training, for data.augmentation shows other frames in every epoch: validation only"

@@ -52,6 +52,7 @@ class Data(Protocol):
     image_size: int
     lab: Any
     augmentation: Any
+    paraphrase: str
 
     def manifest(self) -> dict[str, Any]: ...
     def episodes(self, split: str) -> Sequence[Any]: ...

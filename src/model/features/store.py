@@ -125,7 +125,15 @@ class FeatureStore:
                 f"{self.folder}: found values {tuple(values.shape)} {values.dtype} for {len(rows)} rows, expected "
                 f"{self.shape} {self.dtype} each; a frozen part gave them in another form than at the start."
             )
-        flat = values.detach().cpu().contiguous().flatten().view(torch.uint8).view(len(rows), self.row_bytes).numpy()
+        flat = (
+            values.detach()
+            .cpu()
+            .contiguous()
+            .flatten()
+            .view(torch.uint8)
+            .view(len(rows), self.row_bytes)
+            .numpy()
+        )
         try:
             # Not through the map: on a full disk that would end the process (SIGBUS) instead of telling.
             for row, value in zip(rows.tolist(), flat, strict=True):

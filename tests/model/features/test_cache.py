@@ -287,6 +287,24 @@ def test_an_augmentation_is_said_and_validation_still_keeps(
     assert "off in training, for data.augmentation" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("paraphrase", "placement"), [("random", HEAD_ONLY), ("first", HEAD_ONLY), ("random", TEXT)]
+)
+def test_changing_wordings_are_said_where_they_matter(
+    paraphrase: str, placement: str, start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy, data = start(placement, f"data.paraphrase={paraphrase}")
+    episodes = data.episodes("train")
+    episodes[0] = episodes[0].retold((*episodes[0].instructions, "drive to the box"))
+    frames = sum(one.length for split in data.manifest()["splits"] for one in data.episodes(split))
+    with told(FeatureCache(str(tmp_path / "features"), 1.0), policy, data) as facts:
+        heard = placement == HEAD_ONLY
+        assert (facts["rows"] > frames) is heard and facts["known_at_start"] == 0
+    line = capsys.readouterr().out
+    assert ("takes several epochs" in line) is (heard and paraphrase == "random")
+    assert f"{facts['rows']:,} frames" in line and ", 0 of them known" in line
+
+
 def test_without_the_node_nothing_is_kept(start: Start) -> None:
     policy, data = start(HEAD_ONLY)
     with attached(None, policy, data, trainer()) as facts:
