@@ -69,6 +69,10 @@ def evaluate_run(
     datamodule.prepare_data()
     datamodule.bind(policy.tokenize)
     datamodule.setup("fit")
+    if cfg.data.get("max_frames_per_batch") == "auto":
+        found = read_record(folder)["training"].get("max_frames_per_batch")
+        if found is not None:  # what fitted into memory while it trained
+            datamodule.limit_frames(int(found))
     path = checkpoint_path(folder, checkpoint)
     about = read_checkpoint(path)["about"]
     check_same_data(folder, about["data"], datamodule.manifest())
