@@ -37,7 +37,8 @@ class Batch:
         view: (E, 3) float32, the part of the frames still to be cut out: its side as a share of the frame, and the
             shift of its centre to the right and down in pixels.
         origin: (N, 2) int64, what each frame is, whatever batch it is in: its number among all frames of the data set,
-            and the number of its episode's wording. None where nobody said.
+            and the number of its episode's wording; what was computed of it once is found by this (src/model/features).
+            None where nobody said, and wherever frames or words are not those of the data set any more.
         max_frames: frames that may be worked on at once, see data.max_frames_per_batch; None sets no limit.
     """
 

@@ -58,11 +58,13 @@ class Glance(pl.Callback):
 def _undisturbed(policy: Policy, seed: int) -> Iterator[None]:
     """Every source of random numbers and the modes of all modules are afterwards what they were before."""
     modes = {module: module.training for module in policy.modules()}
+    features, policy.features = policy.features, None  # probes show what is in no data set
     python, numpy_state = random.getstate(), np.random.get_state()
     try:
         with seeded(seed, next(policy.parameters()).device), torch.inference_mode():
             yield
     finally:
+        policy.features = features
         random.setstate(python)
         np.random.set_state(numpy_state)
         for module, mode in modes.items():

@@ -31,6 +31,7 @@ class Disturbing(Part):
     def glance(self, bench: Bench) -> dict[str, float]:
         random.random(), np.random.rand(3), torch.rand(3)
         CALLS.append(bench.split)
+        assert bench.policy.features is None, "probes show what no cache may answer"
         bench.policy.eval()
         return {"mean": float(bench.predicted.mean())}
 

@@ -61,7 +61,7 @@ class View:
     def own_data(self) -> Path:
         """A copy of the shared data set that may be changed; `data.root` then points to it."""
         root = self.folder / "data"
-        shutil.copytree(self.data, root, ignore=shutil.ignore_patterns("split*", ".frames"))
+        shutil.copytree(self.data, root, ignore=shutil.ignore_patterns("split*", ".frames", ".features"))
         self.cfg.data.root = str(root)
         return root
 

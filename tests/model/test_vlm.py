@@ -8,12 +8,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from src.core.errors import ProjectError
 from src.model.backbone.vlm import VLMBackbone
+from src.model.features.cache import KeptFeatures
+from src.model.features.store import FeatureStore
 from src.model.history import History, Interleaved, PerFrame
 from src.model.lora import LoraPlacement
 from src.model.policy import Policy
@@ -247,6 +250,30 @@ def test_a_policy_trains_through_it_as_on_separate_windows(
         for sample in range(len(together)):
             alone = policy.predict(window_batch(batch, sample))[0]
             torch.testing.assert_close(alone, together[sample], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_kept_latents_give_the_loss_and_gradients_of_fresh_ones(
+    name: str, load: Callable[..., VLMBackbone], make_policy: Callable[..., Policy], tmp_path: Path
+) -> None:
+    policy = make_policy(LoraPlacement({"text_attention": "all"}, 2, 4.0, 0.0), window=2, backbone=load(name))
+    assert policy.stage.name == "latents"
+    batch = episode_batch(policy, lengths=(3, 2))
+    batch.origin = torch.stack([torch.arange(5), batch.episode], dim=1)
+    words = [one[batch.episode] for one in (batch.instruction_ids, batch.instruction_mask)]
+    sample = policy.lower(batch.frames, *words)
+    store = FeatureStore(tmp_path / "store", {}, 5, tuple(sample.shape[1:]), sample.dtype)
+    results = []
+    for kept in (None, KeptFeatures(store, 1, True), KeptFeatures(store, 1, True)):
+        policy.features = kept
+        policy.zero_grad()
+        loss = policy.compute_loss(batch)[0]["loss"]
+        loss.backward()
+        gradients = {path: p.grad.clone() for path, p in policy.named_parameters() if p.grad is not None}
+        results.append((loss.detach(), gradients))
+    assert store.known == 5 and torch.equal(store.read(np.arange(5))[0], sample)
+    for found in results[1:]:
+        torch.testing.assert_close(found, results[0], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -110,7 +110,9 @@ def mean_frame(loader: Iterable[Batch]) -> torch.Tensor:
 
 def without_image(mean: torch.Tensor) -> Callable[[Batch], Batch]:
     """Probe: every frame becomes the mean frame (3, h, w)."""
-    return lambda batch: dataclasses.replace(batch, frames=mean.expand_as(batch.frames).contiguous())
+    return lambda batch: dataclasses.replace(
+        batch, frames=mean.expand_as(batch.frames).contiguous(), origin=None
+    )
 
 
 def half_range(space: ActionSpace) -> np.ndarray:

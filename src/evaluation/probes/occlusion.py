@@ -79,7 +79,9 @@ def _map(policy: Policy, batch: Batch, mean: Tensor, grid: int, space: ActionSpa
         hidden = batch.frames.clone()
         cell = (..., slice(rows[i], rows[i + 1]), slice(columns[j], columns[j + 1]))
         hidden[cell] = mean[cell]
-        changes[i, j] = moved(before, executed(policy, replace(batch, frames=hidden), seed), space)[0]
+        changes[i, j] = moved(
+            before, executed(policy, replace(batch, frames=hidden, origin=None), seed), space
+        )[0]
     episode, t = batch.keys[0]
     return Occlusion(episode, t, changes, batch.frames[batch.windows[0, -1]].numpy())
 

@@ -37,6 +37,7 @@ def cut(batch: Batch, samples: Sequence[int]) -> Batch:
         actions=batch.actions[list(samples)],
         action_mask=batch.action_mask[list(samples)],
         keys=[batch.keys[i] for i in samples],
+        origin=None if batch.origin is None else batch.origin[rows],
     )
 
 

@@ -107,7 +107,7 @@ def say(words: Mapping[str, str], spoken: Mapping[str, Sequence[str]], tokenize:
         for row, (episode, _) in zip(owner, batch.keys, strict=True):
             texts[row] = words.get(episode, spoken[episode][0])
         ids, mask = tokenize(texts)
-        return replace(batch, instruction_ids=ids.cpu(), instruction_mask=mask.cpu())
+        return replace(batch, instruction_ids=ids.cpu(), instruction_mask=mask.cpu(), origin=None)
 
     return change
 
@@ -160,7 +160,7 @@ def other_image(pictures: Mapping[str, Tensor], labels: Mapping[str, Labels]) ->
         episodes, step = times(batch)
         shown = {episode: donor(episode) for episode in dict.fromkeys(episodes)}
         frames = [shown[e][min(t, len(shown[e]) - 1)] for e, t in zip(episodes, step.tolist(), strict=True)]
-        return replace(batch, frames=torch.stack(frames))
+        return replace(batch, frames=torch.stack(frames), origin=None)
 
     return change
 

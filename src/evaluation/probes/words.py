@@ -61,7 +61,8 @@ def _strip(policy: Policy, batch: Batch, text: str, space: ActionSpace, seed: in
     out = []
     for place, word in enumerate(words):
         ids, mask = policy.tokenize([" ".join(words[:place] + words[place + 1 :]) or BLANK])
-        after = executed(policy, replace(batch, instruction_ids=ids.cpu(), instruction_mask=mask.cpu()), seed)
+        told = replace(batch, instruction_ids=ids.cpu(), instruction_mask=mask.cpu(), origin=None)
+        after = executed(policy, told, seed)
         change = moved(before, after, space)
         total, frames = np.array([change.sum()]), np.array([len(change)])
         out.append({"word": word, "change": bootstrap_ratio(total, frames, seed)})

@@ -42,6 +42,7 @@ def batch(window: int = 4) -> Batch:
     out = Batch(
         frames * 10, torch.repeat_interleave(torch.arange(3), torch.tensor(list(LENGTHS.values()))), ids, mask,
         torch.tensor(windows), torch.zeros(start, 2, 3), torch.ones(start, 2, dtype=torch.bool), keys,
+        origin=torch.stack([torch.arange(start), torch.zeros(start, dtype=torch.int64)], dim=1),
     )  # fmt: skip
     out.validate()
     return out
@@ -49,6 +50,9 @@ def batch(window: int = 4) -> Batch:
 
 def same_but(first: Batch, second: Batch, *changed: str) -> None:
     second.validate()
+    if {"frames", "instruction_ids"} & {*changed}:  # nothing that was computed before may stand for it
+        assert second.origin is None
+        changed = (*changed, "origin")
     for field in fields(Batch):
         one, other = getattr(first, field.name), getattr(second, field.name)
         if field.name not in changed:

@@ -100,12 +100,15 @@ def test_what_does_not_belong_is_refused(tmp_path: Path) -> None:
         store(tmp_path)
 
 
-def test_a_creation_that_was_cut_off_is_begun_anew(tmp_path: Path) -> None:
+def test_a_creation_that_was_cut_off_is_begun_anew_and_no_rows_are_nothing_to_write(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "values.bin").write_bytes(b"x" * 7)
     kept = store(tmp_path)
     assert kept.known == 0
     kept.write(np.array([0]), values(np.array([0])))
+    none = np.array([], np.int64)
+    kept.write(none, values(none))
+    assert kept.known == 1
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
