@@ -134,7 +134,10 @@ def test_broken_off_in_every_way_it_goes_on_to_the_same_weights(
     same(whole, folder, 0.0)
     keys = ("step", "train/loss", "val/loss")
     rows = [[{k: row[k] for k in keys if k in row} for row in read_metrics(f)] for f in (whole, folder)]
-    assert rows[0] == rows[1]
+    # A step's row follows its checkpoint, so a kill between the two costs that one row; there were two kills.
+    assert [row for row in rows[0] if row in rows[1]] == rows[1]
+    lost = [row for row in rows[0] if row not in rows[1]]
+    assert len(lost) <= 2 and not any("val/loss" in row for row in lost)
 
 
 def wait_for_end(pid: int) -> None:
