@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from src.model.backbone.kosmos2 import Kosmos2Backbone
 from src.model.history import History, Interleaved, PerFrame
@@ -130,34 +128,3 @@ def test_compiled_parts_give_equal_losses_and_gradients(
     torch.testing.assert_close(compiled_loss, loss, rtol=0, atol=1e-5)
     for name, gradient in gradients.items():
         torch.testing.assert_close(compiled_gradients[name], gradient, rtol=1e-3, atol=1e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # what the compiler says of itself is not ours
-def test_batches_of_other_sizes_stop_being_compiled_anew(
-    make_policy: MakePolicy, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Frames, words and windows differ in number. What a graph depends on is found before code is made of it, so
-    torch's backend that makes none counts as many graphs in a fraction of the time."""
-    from torch._dynamo.testing import CompileCounter  # its import takes seconds
-
-    torch._dynamo.reset()
-    monkeypatch.setattr(
-        logging.getLogger("torch.__trace"), "disabled", True
-    )  # pytest would keep each step of it
-    graphs = CompileCounter()
-    compile_module = nn.Module.compile
-    monkeypatch.setattr(nn.Module, "compile", lambda module: compile_module(module, backend=graphs))
-    policy = make_policy(
-        backbone=Kosmos2Backbone(str(tiny_checkpoint), query_init="<object>"), compile=True
-    ).train()
-    counts = []
-    first = [(6, 4), (9, 5), (5,), (7, 3, 8), (11, 2), (4, 10, 6)]
-    for lengths in [*first, (3, 2), (12, 7), (8,), (5, 6, 2), (2, 13), (3, 4, 9)]:
-        policy.compute_loss(episode_batch(policy, lengths, seed=len(counts)))[0]["loss"].backward()  # type: ignore[no-untyped-call]
-        counts.append(graphs.frame_count)
-    torch._dynamo.reset()
-    assert counts[0] >= len(policy.backbone.parts), "nothing was compiled"
-    # Vision tower and projector: one of fixed and one of free size each. Text model: the same for its frames and its
-    # length, with a padding mask and without one.
-    assert counts[5] <= 2 + 2 + 6 and counts[5:] == [counts[5]] * 7, f"graphs after each batch: {counts}"
