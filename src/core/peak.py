@@ -78,16 +78,17 @@ def measured(device: str, name: str, kind: Arithmetic, threads: int) -> Peak:
     matrix = torch.ones(side, side, device=place, dtype=torch.bfloat16 if kind == "bf16" else torch.float32)
     best = float("inf")
     for _ in range(3):
-        _wait(place)
+        settle(place)
         began = time.perf_counter()
         matrix @ matrix
-        _wait(place)
+        settle(place)
         best = min(best, time.perf_counter() - began)
     on = f"{threads} {'thread' if threads == 1 else 'threads'}" if threads else name
     return Peak(2 * side**3 / best / 1e12, f"measured {kind} product of {side} x {side} on {on}")
 
 
-def _wait(device: "torch.device") -> None:
+def settle(device: "torch.device") -> None:
+    """Wait until a GPU has finished what it was given; a CPU always has."""
     import torch
 
     if device.type == "cuda":

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from src.core.peak import settle
 from src.model.policy import Policy
 
 SPEC_GB_PER_S = {
@@ -88,15 +89,10 @@ def _measured(device: torch.device, threads: int) -> Bandwidth:
     target.copy_(source)  # the first touch maps the pages
     seconds = []
     for _ in range(_COPIES):
-        _wait(device)
+        settle(device)
         started = time.perf_counter()
         target.copy_(source)
-        _wait(device)
+        settle(device)
         seconds.append(time.perf_counter() - started)
     how = f"{threads} threads" if threads else "on the device"
     return Bandwidth(2 * _COPIED_BYTES / min(seconds), f"measured, copy of {_COPIED_BYTES >> 20} MB, {how}")
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -42,7 +42,10 @@ class PhaseProfiler(Profiler):
         self._open: dict[str, float] = {}
 
     def start(self, action_name: str) -> None:
-        if (action := _action(action_name)) is not None:
+        action = _action(action_name)
+        if action in _INSIDE_FORWARD and "forward" not in self._open:
+            return  # callbacks log too, outside of the step that `encode` is what remains of
+        if action is not None:
             self.settle()
             self._open[action] = self.clock()
 
@@ -79,6 +82,9 @@ _ACTIONS = {
     "log": "log",
 }
 """Action -> how Lightning's name of it ends (lightning 2.6); the last two are started by `watch`."""
+
+_INSIDE_FORWARD = ("head", "log")
+"""What is taken off the forward pass to know the frames' part of it."""
 
 
 def _action(name: str) -> str | None:

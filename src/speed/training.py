@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from src.core.config import build
 from src.core.errors import ProjectError
 from src.core.memory import forget_earlier_runs
-from src.core.peak import Peak, arithmetic, peak
+from src.core.peak import Peak, arithmetic, peak, settle
 from src.data.batch import Batch
 from src.data.datamodule import EpisodeDataModule
 from src.data.sampler import Sampler
@@ -256,12 +256,6 @@ def _row(arm: Arm, done: Work, steps: int, timings: Sequence[Timing], split: Tim
         "peak_memory_gb": max(one.peak_gb for one in timings),
         "split": {phase: split.phases[phase] / split.seconds for phase in PHASES},
     }
-
-
-def settle(device: torch.device) -> None:
-    """Wait until a GPU has finished what it was given; a CPU always has."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 @contextmanager

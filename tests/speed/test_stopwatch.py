@@ -14,7 +14,7 @@ class FakeClock:
 
 
 def one_step(profiler: PhaseProfiler, clock: FakeClock) -> None:
-    """1 s data, 2 transfer, 4 encode, 8 head, 16 log, 32 backward, 64 optimizer, 128 loop."""
+    """1 s data, 2 transfer, 4 encode, 8 head, 16 log, 32 backward, 64 optimizer, 128 loop with a callback's log."""
     for name, seconds in (
         ("[_TrainingEpochLoop].train_dataloader_next", 1),
         ("[Strategy]X.batch_to_device", 2),
@@ -32,7 +32,9 @@ def one_step(profiler: PhaseProfiler, clock: FakeClock) -> None:
             clock.now += 32
         with profiler.profile("[Callback]Y.on_before_optimizer_step"):
             clock.now += 64
-    clock.now += 128
+    clock.now += 28
+    with profiler.profile("log"):
+        clock.now += 100
 
 
 def test_phases_add_up_to_the_step() -> None:
