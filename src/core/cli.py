@@ -10,7 +10,7 @@ import functools
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -61,15 +61,46 @@ def _run(function: Callable[[Any], Any], config_name: str, first: Callable[[Any]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands every error to us instead of printing its own text
     register_resolvers()
     task = _Task(function, config_name, show_all, first)
-    program = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)
     try:
-        program()
+        if _is_plain(sys.argv[1:]):
+            _run_once(task, config_name, sys.argv[1:])
+        else:
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)()
     except KeyboardInterrupt:
         return 130
     except Exception as error:
         told = any(error is known for known in task.told)
         return task.failed if told else _report(error, config_name, show_all)
     return 0
+
+
+def _is_plain(words: Sequence[str]) -> bool:
+    """Overrides alone, none of them about what Hydra itself does before a run: one run, whose config says the rest."""
+    keys = [word.lstrip("+~").partition("=")[0] for word in words]
+    return not any(word.startswith("-") for word in words) and not {"hydra.mode", "hydra.searchpath"} & set(
+        keys
+    )
+
+
+def _run_once(task: "_Task", config_name: str, overrides: Sequence[str]) -> None:
+    """What `hydra.main` does for one run, without the composing that only looks for `hydra.mode`.
+
+    Composing takes most of the time until a typo is answered, and `hydra.main` (1.3) always does it twice.
+    """
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    with initialize_config_dir(str(CONF), job_name=config_name, version_base="1.3"):
+        program = GlobalHydra.instance().hydra
+        assert program is not None
+        try:
+            program.run(config_name, task, overrides=list(overrides))
+        except AssertionError as error:
+            if task.told:
+                raise
+            raise ProjectError(  # Hydra's own check says nothing
+                "hydra.mode: found MULTIRUN in a config file, expected none; remove it and say --multirun."
+            ) from error
 
 
 class _Task:

@@ -4,9 +4,10 @@ In: the conf folder, the entry point's name, command-line overrides. Out: names 
 where Hydra would print a page.
 """
 
+import functools
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def try_out(config: Any, overrides: Sequence[str], loader: Any) -> None:
 def explain(error: Exception, conf: Path, name: str, argv: Sequence[str]) -> str:
     """One sentence about why the config could not be composed."""
     overrides = [part for part in argv if "=" in part and not part.startswith("-")]
-    known = list(_known_keys(conf, name, overrides, error))
+    known = functools.cache(lambda: list(_known_keys(conf, name, overrides, error)))
     for override in overrides:
         advice = _advice(override, conf, known)
         if advice:
@@ -141,7 +142,8 @@ def _no_plugin(group: str, choice: str, message: str, conf: Path) -> str:
     return f"{group}={choice}: there is no such option{guess} Options: {', '.join(options)}."
 
 
-def _advice(override: str, conf: Path, known: Sequence[str]) -> str | None:
+def _advice(override: str, conf: Path, known: Callable[[], Sequence[str]]) -> str | None:
+    """The sentence about this override, if it is the wrong one; `known`: keys of the config, which takes composing."""
     key, _, value = override.lstrip("+~").partition("=")
     key = key.split("@")[0].strip()
     if key.startswith("hydra"):
@@ -153,10 +155,10 @@ def _advice(override: str, conf: Path, known: Sequence[str]) -> str | None:
                 guess = did_you_mean(f"{key}={choice}", [f"{key}={option}" for option in options])
                 return f"{key}: there is no option {choice!r}{guess or '.'} Options: {', '.join(options)}."
         return None
-    if override.startswith("+") or key in known:
+    if override.startswith("+") or key in known():
         return None
     groups = sorted(str(folder.relative_to(conf)) for folder in conf.rglob("*") if folder.is_dir())
-    guess = did_you_mean(key, [*known, *groups])
+    guess = did_you_mean(key, [*known(), *groups])
     return f"{key}: there is no such key{guess or '; --cfg job prints the keys there are.'}"
 
 

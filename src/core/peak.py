@@ -13,22 +13,30 @@ if TYPE_CHECKING:
 
 Arithmetic = Literal["bf16", "tf32", "fp32"]
 
-# Dense TFLOP/s, sums in float32: bfloat16 (and float16), TensorFloat-32, float32. The longest name that fits counts.
 KNOWN: dict[str, tuple[float, float, float]] = {
-    "H200": (989.4, 494.7, 66.9),  # NVIDIA H200 data sheet (half of the figures given with sparsity)
-    "H100 PCIe": (756.0, 378.0, 51.0),  # NVIDIA H100 data sheet
-    "H100 NVL": (835.5, 417.5, 60.0),  # NVIDIA H100 NVL data sheet
-    "H100": (989.4, 494.7, 66.9),  # NVIDIA H100 data sheet, SXM
-    "A100": (312.0, 156.0, 19.5),  # NVIDIA A100 data sheet
+    "H200": (989.4, 494.7, 66.9),  # SXM; NVIDIA H200 data sheet: 1,979, 989 (with sparsity), 67
+    "H200 NVL": (835.5, 417.5, 60.0),  # NVIDIA H200 data sheet: 1,671, 835 (with sparsity), 60
+    "H100": (989.4, 494.7, 66.9),  # SXM; NVIDIA H100 architecture white paper, table 2
+    "H100 PCIe": (756.0, 378.0, 51.2),  # NVIDIA H100 architecture white paper, table 2
+    "H100 NVL": (835.5, 417.5, 60.0),  # NVIDIA H100 data sheet: 1,671, 835 (with sparsity), 60
+    "A100": (312.0, 156.0, 19.5),  # all four cards; NVIDIA A100 data sheet
     "L40S": (362.05, 183.0, 91.6),  # NVIDIA L40S data sheet
-    "A40": (149.7, 74.8, 37.4),  # NVIDIA A40 data sheet
-    "A10G": (70.0, 35.0, 35.0),  # NVIDIA A10G, AWS edition of the A10, data sheet
+    "A40": (149.7, 74.8, 37.4),  # NVIDIA A40 data sheet, "BF16 with FP32 accumulate"
+    "A10G": (70.0, 35.0, 35.0),  # edition for AWS; NVIDIA A10G data sheet
     "A10": (125.0, 62.5, 31.2),  # NVIDIA A10 data sheet
-    "RTX A6000": (154.8, 77.4, 38.7),  # NVIDIA RTX A6000 data sheet
-    "RTX 6000 Ada": (364.2, 182.1, 91.1),  # NVIDIA RTX 6000 Ada data sheet
-    "RTX 4090": (165.2, 82.6, 82.6),  # NVIDIA Ada GPU architecture white paper, appendix A
-    "RTX 3090": (71.0, 35.6, 35.6),  # NVIDIA GA102 GPU architecture white paper, appendix A
+    "RTX A6000": (154.8, 77.4, 38.7),  # NVIDIA GA102 white paper, appendix C
+    "RTX 6000 Ada": (364.2, 182.1, 91.1),  # NVIDIA Ada white paper for professional cards, appendix
+    "RTX 4090": (165.2, 82.6, 82.6),  # NVIDIA Ada white paper, appendix A; 330.3 with sums in float16
+    "RTX 3090": (71.0, 35.6, 35.6),  # NVIDIA GA102 white paper, appendix A; 142 with sums in float16
 }
+"""Dense TFLOP/s with sums in float32, as torch asks for: bfloat16 (and float16), TensorFloat-32, float32.
+
+Data sheets print the double of it where two of four weights may be zero ("sparsity"). GeForce cards and the A10G
+halve the rate of 16-bit products where sums are float32, the others do not. Each figure was reckoned again from
+processors, products a clock and clock (tests/core/test_peak_cards.py)."""
+
+_SAME_CARD = {"nvidia", "geforce", "generation", "sxm4", "pcie", "40gb", "80gb", "hbm3"}
+"""What a GPU's name may say beside the card. Any other word makes it another one: `Laptop`, `Ti`, `D`, `MIG` …"""
 
 
 class Peak(NamedTuple):
@@ -55,17 +63,27 @@ def peak(device: "torch.device", kind: Arithmetic) -> Peak:
         name = torch.cuda.get_device_name(device)
         known = from_data_sheet(name, kind)
         return known if known is not None else measured(str(device), name, kind, 0)
+    threads = torch.get_num_threads()
+    if kind == "bf16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        # Products of bfloat16 are emulated here, a hundred times slower: against them an MFU would say over 100 %.
+        instead = measured(str(device), device.type, "fp32", threads)
+        return instead._replace(source=f"{instead.source}, faster than bf16 without units for it")
     kind = "fp32" if kind == "tf32" else kind
-    return measured(str(device), device.type, kind, torch.get_num_threads())
+    return measured(str(device), device.type, kind, threads)
 
 
 def from_data_sheet(name: str, kind: Arithmetic) -> Peak | None:
-    """Of a GPU whose name, as the driver says it, holds a known one."""
-    words = f" {name} ".replace("-", " ")
-    found = max((known for known in KNOWN if f" {known} " in words), key=len, default=None)
+    """Of a GPU that is, by the name that the driver gives it, a known card and not a slice or a variant of one."""
+    words = name.replace("-", " ").lower().split()
+    found = max((card for card in KNOWN if _is(card.lower().split(), words)), key=len, default=None)
     if found is None:
         return None
     return Peak(KNOWN[found][("bf16", "tf32", "fp32").index(kind)], f"data sheet of {found}, dense {kind}")
+
+
+def _is(card: list[str], words: list[str]) -> bool:
+    """Do `words` name this card, and say nothing that makes it another one?"""
+    return set(card) <= set(words) and set(words) - set(card) <= _SAME_CARD
 
 
 @functools.cache

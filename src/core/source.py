@@ -1,11 +1,13 @@
 """Owns what the source text says of a target's arguments, so that a wrong key is refused before torch is imported.
 
 In: a dotted path such as `src.model.heads.lstm.LSTMHead`. Out: what `annotations.signature_of` gives of the imported
-target, or None where the text alone cannot tell. An annotation that is no plain type counts as Any: this look may
-overlook a mistake, which the look at the imported target finds, but it never sees one that is none.
+target, or None where the text alone cannot tell. An annotation that is no plain type counts as Any, a
+factory's as a bare Callable: this look may overlook a mistake, which the look at the imported target finds, but it
+never sees one that is none.
 """
 
 import ast
+import copy
 import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -89,6 +91,15 @@ def _statements(file: Path) -> list[ast.stmt]:
     return ast.parse(file.read_text(encoding="utf-8")).body
 
 
+class _FactoriesPlain(ast.NodeTransformer):
+    """`Callable[..., Head]` → `Callable`: what a factory makes cannot be known without importing it."""
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:  # noqa: N802  ast's name
+        if isinstance(node.value, ast.Name) and node.value.id == "Callable":
+            return ast.copy_location(node.value, node)
+        return self.generic_visit(node)
+
+
 def _annotation(node: ast.expr | None) -> Any:
     """The type that an annotation of plain types means, else Any."""
     if node is None:
@@ -98,6 +109,7 @@ def _annotation(node: ast.expr | None) -> Any:
             node = ast.parse(node.value, mode="eval").body
         except SyntaxError:
             return Any
+    node = _FactoriesPlain().visit(copy.deepcopy(node))
     inner = ast.walk(node)
     known = (ast.Name, ast.Subscript, ast.Tuple, ast.List, ast.BinOp, ast.BitOr, ast.Constant, ast.Load)
     if not all(isinstance(one, known) and getattr(one, "id", "None") in _TYPES for one in inner):

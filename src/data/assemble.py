@@ -25,6 +25,9 @@ from src.data.windows import future, history
 Tokenize = Callable[[list[str]], tuple[Tensor, Tensor]]
 """Instructions -> ids (E, L) int64 and mask (E, L) bool, right-padded."""
 
+Kept = Callable[[Tensor], bool]
+"""`Batch.origin` -> whether what is made of all these frames is kept already (src/model/features)."""
+
 _TEXTS_AT_ONCE = 1024
 
 
@@ -82,6 +85,8 @@ class BatchAssembler(Dataset[Batch]):
         first_frames: per episode the number of its first frame among all frames of the data set, for `Batch.origin`;
             None leaves that out.
         max_frames: for `Batch.max_frames`.
+        kept: tells batches whose frames nobody will look at; they stay in their files, and `Batch.frames` is
+            (N, 3, 0, 0), of which no model can make anything. None: all are read.
     """
 
     def __init__(
@@ -98,6 +103,7 @@ class BatchAssembler(Dataset[Batch]):
         signs: np.ndarray | None = None,
         first_frames: Sequence[int] | None = None,
         max_frames: int | None = None,
+        kept: Kept | None = None,
     ) -> None:
         if augmentation is not None and augmentation.mirror > 0 and signs is None:
             raise ValueError("an augmentation that mirrors needs the signs of the axes")
@@ -115,6 +121,7 @@ class BatchAssembler(Dataset[Batch]):
         self.signs = signs
         self.first_frames = None if first_frames is None else np.array(first_frames, np.int64)
         self.max_frames = max_frames
+        self.kept = kept
         self.lengths = np.array([episode.length for episode in episodes], np.int64)
         # One long tape of all episodes: a frame is `offset[row] + t`, so a whole batch is plain index arithmetic.
         self.offsets = np.cumsum(self.lengths) - self.lengths
@@ -138,8 +145,9 @@ class BatchAssembler(Dataset[Batch]):
             flipped = mirrored.numpy()[np.searchsorted(batch_rows, rows)]
             actions[flipped] *= self.signs
         actions[~valid] = 0.0
+        origin = self._origin(frame_rows, distinct, plan.epoch)
         return Batch(
-            frames=self._frames(batch_rows, frame_rows, distinct),
+            frames=self._frames(batch_rows, frame_rows, distinct, self._spares(origin)),
             episode=torch.from_numpy(episode.astype(np.int64)),
             instruction_ids=ids,
             instruction_mask=mask,
@@ -150,7 +158,7 @@ class BatchAssembler(Dataset[Batch]):
             mirrored=mirrored,
             colour=colour,
             view=view,
-            origin=self._origin(frame_rows, distinct, plan.epoch),
+            origin=origin,
             max_frames=self.max_frames,
         )
 
@@ -186,9 +194,24 @@ class BatchAssembler(Dataset[Batch]):
         names = [self.ids[row] for row in batch_rows.tolist()]
         return self.augmentation.draw(self.seed, epoch, names, self.frames.image_size)
 
-    def _frames(self, batch_rows: np.ndarray, frame_rows: np.ndarray, distinct: np.ndarray) -> Tensor:
-        size = self.frames.image_size
+    def _spares(self, origin: Tensor | None) -> bool:
+        """Whether the frames of this batch can stay in their files."""
+        return (
+            self.kept is not None and self.augmentation is None and origin is not None and self.kept(origin)
+        )
+
+    def __getstate__(self) -> dict[str, object]:
+        # A copy, as a spawned worker gets one, cannot ask the policy, so it reads all frames; a forked one can.
+        return {**self.__dict__, "kept": None}
+
+    def _frames(
+        self, batch_rows: np.ndarray, frame_rows: np.ndarray, distinct: np.ndarray, spared: bool
+    ) -> Tensor:
+        # Not grey but of no size where they are spared: whoever encodes them all the same is stopped.
+        size = 0 if spared else self.frames.image_size
         out = torch.empty((len(distinct), 3, size, size), dtype=torch.uint8)
+        if spared:
+            return out
         bounds = np.append(np.searchsorted(frame_rows, batch_rows), len(distinct))
         for row, first, last in zip(batch_rows.tolist(), bounds[:-1], bounds[1:], strict=True):
             self.frames.copy_into(out[first:last], row, distinct[first:last] - self.offsets[row])

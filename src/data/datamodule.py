@@ -4,8 +4,9 @@ In: conf/data/*.yaml and, through `bind`, the tokeniser of the backbone. Out: `B
 and resume anywhere, a fitted normaliser, and the facts about the data for the run record.
 """
 
+import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from src.core.errors import ProjectError
 from src.core.files import exclusive
 from src.data.actions import ActionSpace
-from src.data.assemble import BatchAssembler, InstructionTable, Tokenize
+from src.data.assemble import BatchAssembler, InstructionTable, Kept, Tokenize
 from src.data.augment import Augmentation, augmented
 from src.data.batch import Batch
 from src.data.budget import Budget, checked, heaviest
@@ -153,6 +154,7 @@ class EpisodeDataModule(lightning.LightningDataModule):
         self._wording: Wording | None = None
         self._assemblers: dict[str, BatchAssembler] = {}
         self._first_frames: dict[str, int] = {}
+        self._kept: dict[str, Kept] = {}
 
     def bind(self, tokenize: Tokenize) -> None:
         """Give the tokeniser: sentences -> ids (E, L) int64 and mask (E, L) bool. Needed before any loader."""
@@ -266,7 +268,16 @@ class EpisodeDataModule(lightning.LightningDataModule):
         """The training batch of the first epoch with the most frames, in the longest words: what memory has to hold."""
         loader = self.train_dataloader()
         assert self._wording is not None
-        return heaviest(self._assemblers["train"], loader.plans, self._wording.texts("train"))
+        assembler = copy.copy(
+            self._assemblers["train"]
+        )  # which spares no frames: nothing is known of this batch
+        return heaviest(assembler, loader.plans, self._wording.texts("train"))
+
+    def spare_frames(self, kept: Kept | None, splits: Sequence[str] = ()) -> None:
+        """From now on batches of `splits` are without pixels (`Batch.frames`) where `kept` says so; None: none are."""
+        self._kept = {} if kept is None else dict.fromkeys(splits, kept)
+        for name, assembler in self._assemblers.items():
+            assembler.kept = self._kept.get(name)
 
     def episodes(self, split: str) -> list[EpisodeFile]:
         """The episodes of "train", "val" or "test" that this run uses.
@@ -310,10 +321,7 @@ class EpisodeDataModule(lightning.LightningDataModule):
             "notes": list(self._split.notes),
             "left_out": [{"file": str(p), "reason": why} for p, why in self._left_out.items()],
             "train_episodes": self.train_episodes,
-            "instruction": {
-                "paraphrase": self.paraphrase,
-                **self._wording.facts(),
-            },
+            "instruction": {"paraphrase": self.paraphrase, **self._wording.facts()},
             "augmentation": self.augmentation.facts(),
             "from_file_name": sorted({f for e in self._episodes["train"] for f in e.meta.from_name}),
         }
@@ -329,9 +337,8 @@ class EpisodeDataModule(lightning.LightningDataModule):
         refuse(findings, self.root)
 
     def _used(self, name: str) -> int:
-        return sum(
-            episode.length for episode in self._episodes[name]
-        )  # every frame is a sample, see windows.py
+        # Every frame is a sample, see windows.py.
+        return sum(episode.length for episode in self._episodes[name])
 
     def _loader(
         self,
@@ -378,6 +385,7 @@ class EpisodeDataModule(lightning.LightningDataModule):
             self._signs,
             [self._first_frames[episode.id] for episode in episodes],
             self.max_frames,
+            self._kept.get(name),
         )
 
     def _progress(self) -> tuple[int, int] | None:

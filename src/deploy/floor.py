@@ -20,6 +20,7 @@ from src.model.policy import Policy
 
 SPEC_GB_PER_S = {
     "NVIDIA H200": 4800,
+    "NVIDIA H200 NVL": 4800,
     "NVIDIA H100 80GB HBM3": 3350,
     "NVIDIA H100 PCIe": 2000,
     "NVIDIA H100 NVL": 3900,
@@ -27,6 +28,9 @@ SPEC_GB_PER_S = {
     "NVIDIA A100-PCIE-40GB": 1555,
     "NVIDIA A100-SXM4-80GB": 2039,
     "NVIDIA A100 80GB PCIe": 1935,
+    "NVIDIA A40": 696,
+    "NVIDIA A10": 600,
+    "NVIDIA A10G": 600,
     "NVIDIA L40S": 864,
     "NVIDIA L4": 300,
     "NVIDIA RTX 6000 Ada Generation": 960,
@@ -34,8 +38,9 @@ SPEC_GB_PER_S = {
     "NVIDIA GeForce RTX 4090": 1008,
     "NVIDIA GeForce RTX 3090": 936,
 }
-"""Memory bandwidth in 10^9 bytes/s by `torch.cuda.get_device_name`; NVIDIA's data sheets. Whole names only: a laptop's
-RTX 4090 or a slice of an H100 (MIG) has another bandwidth, so what is not listed is measured."""
+"""Memory bandwidth in 10^9 bytes/s by `torch.cuda.get_device_name`: NVIDIA's data sheet of each card; for the RTX 3090
+and 4090 appendix A of the GA102 and Ada white papers. Whole names only: a laptop's RTX 4090 or a slice of an H100 (MIG)
+has another bandwidth, so what is not listed is measured."""
 
 _COPIED_BYTES = 256 * 2**20
 """Larger than the caches of common processors (L2 of an H100: 50 MB), small enough for any of their memories."""

@@ -5,6 +5,7 @@ Most cases call the program inside this process, with sys.argv replaced; a few s
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -276,6 +277,16 @@ def test_a_failed_arm_does_not_stop_the_others(tmp_path: Path, program: Program)
 
 
 @pytest.mark.slow
+def test_a_config_file_that_asks_for_a_sweep_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: Program
+) -> None:
+    """Not run as one run without a word."""
+    conf = Path(shutil.copytree(CONF, tmp_path / "conf"))
+    (conf / "experiment" / "mine.yaml").write_text("# @package _global_\nhydra:\n  mode: MULTIRUN\n")
+    monkeypatch.setattr("src.core.cli.CONF", conf)
+    assert_sentence(program("experiment=mine"), "hydra.mode", "MULTIRUN", "--multirun")
+
+
 def test_the_real_program_refuses_a_wrong_value_in_one_sentence(tmp_path: Path) -> None:
     place = f"hydra.run.dir={tmp_path / 'run'}"
     assert_sentence(start("-m", "src.train", "data.window=0", place), "data.window")

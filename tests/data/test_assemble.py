@@ -1,5 +1,6 @@
 """Packing: against a slow reference built from the episodes themselves, and equal for every sampler."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,29 @@ def assembler(
     store = FrameStore(files, 8, Path(episodes["root"]) / "cache", 1.0)
     table = InstructionTable(tokenize, [text for file in files for text in file.instructions])
     return BatchAssembler(files, store, table, window, horizon, paraphrase, seed)
+
+
+def test_frames_that_nobody_will_look_at_are_not_read(episodes: dict[str, Any]) -> None:
+    """All of a batch or none: `kept` hears which frames it is about, and a copy for a worker reads everything."""
+    plan = Plan(0, np.array([0, 0, 2]), np.array([2, 3, 8]))
+    plain = assembler(episodes, 2, 3)
+    plain.first_frames = plain.offsets
+    whole, asked = plain[plan], []
+    for answer in (False, True):
+
+        def kept(origin: Any, answer: bool = answer) -> bool:
+            asked.append(origin)
+            return answer
+
+        plain.kept = kept
+        batch = plain[plan]
+        batch.validate()
+        assert batch.frames.shape[2:].numel() == (0 if answer else 64)
+        assert torch.equal(asked[-1], whole.origin) and torch.equal(batch.origin, whole.origin)
+        for name in ("episode", "instruction_ids", "windows", "actions", "action_mask"):
+            assert torch.equal(getattr(batch, name), getattr(whole, name))
+    sent = copy.copy(plain)
+    assert torch.equal(sent[plan].frames, whole.frames)
 
 
 def unpack(batch: Batch) -> dict[tuple[str, int], tuple[Any, ...]]:

@@ -3,7 +3,10 @@
 import os
 import signal
 import subprocess
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from src.core.errors import ProjectError
 from src.experiment.checkpoint import checkpoint_path, load_policy, read_checkpoint
 from src.experiment.csv_logger import read_metrics
 from src.experiment.ranks import refuse_foreign_start
+from src.experiment.signals import Interrupted
 from tests.scaling.conftest import Config, record_of, wait_for
 
 Run = Callable[..., dict[str, float]]
@@ -94,7 +98,10 @@ def test_divided_frozen_weights_train_the_same_and_leave_the_same_files(
 def test_broken_off_in_every_way_it_goes_on_to_the_same_weights(
     whole: Path, start: Start, run: Run, tmp_path: Path
 ) -> None:
-    """A cluster's signal, then one process killed, then the first one killed; each time nothing stays behind."""
+    """A cluster's signal, then one process killed, then the first one killed; each time nothing stays behind.
+
+    This process is the first one where it survives, which saves its start.
+    """
     folder = tmp_path / "run"
 
     def step() -> int:
@@ -102,24 +109,24 @@ def test_broken_off_in_every_way_it_goes_on_to_the_same_weights(
             return 0
         return int(record_of(folder)["checkpoints"].get("last", {}).get("step", 0))
 
-    first = start(*LONG, f"hydra.run.dir={folder}")
-    wait_for(lambda: step() >= 2, first)
-    others = others_of(first.pid)
-    assert others
-    first.send_signal(signal.SIGUSR1)
-    output = first.communicate(timeout=60)[0]
-    assert first.returncode == 128 + signal.SIGUSR1, output
-    assert record_of(folder)["state"] == "interrupted" and not any(map(is_running, others))
+    with (
+        once(lambda: step() >= 2, lambda _: os.kill(os.getpid(), signal.SIGUSR1)) as others,
+        pytest.raises(Interrupted) as stopped,
+    ):
+        run(folder, *LONG)
+    assert stopped.value.code == 128 + signal.SIGUSR1
+    assert record_of(folder)["state"] == "interrupted"
+    assert len(others) == 1 and not any(map(is_running, others))
     reached = step()
 
-    second = start(f"resume={folder}", small=False)
-    wait_for(lambda: step() > reached, second)
-    (other,) = others_of(second.pid)
-    os.kill(other, signal.SIGKILL)
-    output = second.communicate(timeout=60)[0]
+    with (
+        once(lambda: step() > reached, lambda started: os.kill(started[0], signal.SIGKILL)) as others,
+        pytest.raises(ProjectError, match="process 1 of 2 was killed by signal 9") as lost,
+    ):
+        run(folder, f"resume={folder}")
     record = record_of(folder)
-    assert second.returncode == 2 and record["state"] == "failed", output
-    assert "process 1 of 2 was killed by signal 9" in record["error"] and record["error"] in output
+    assert record["state"] == "failed" and record["error"] == str(lost.value)
+    assert not any(map(is_running, others))
     reached = step()
 
     third = start(f"resume={folder}", small=False)
@@ -128,9 +135,10 @@ def test_broken_off_in_every_way_it_goes_on_to_the_same_weights(
     third.kill()
     third.communicate(timeout=60)
     wait_for_end(other)
+    assert 2 <= reached < step() < 5 * EPOCHS, "each of the three went on, and none to the end"
 
     run(folder, f"resume={folder}")
-    assert record_of(folder)["state"] == "finished"
+    assert record_of(folder)["state"] == "finished" and len(record_of(folder)["starts"]) == 4
     same(whole, folder, 0.0)
     keys = ("step", "train/loss", "val/loss")
     rows = [[{k: row[k] for k in keys if k in row} for row in read_metrics(f)] for f in (whole, folder)]
@@ -140,9 +148,36 @@ def test_broken_off_in_every_way_it_goes_on_to_the_same_weights(
     assert len(lost) <= 2 and not any("val/loss" in row for row in lost)
 
 
-def wait_for_end(pid: int) -> None:
-    import time
+@contextmanager
+def once(condition: Callable[[], bool], act: Callable[[list[int]], None]) -> Iterator[list[int]]:
+    """Beside a run in this process: `act` as soon as `condition` holds, told the processes that this one has started.
+    Yields the list of these, filled by then."""
+    before, others = others_of(os.getpid()), []
+    over = threading.Event()
 
+    def watch() -> None:
+        while not over.wait(0.02):
+            if condition():
+                others.extend(pid for pid in others_of(os.getpid()) if pid not in before and is_rank(pid))
+                act(others)
+                return
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield others
+    finally:
+        over.set()
+        thread.join()
+
+
+def is_rank(pid: int) -> bool:
+    """Is this a process of a run, not the `ps` that lists them?"""
+    shown = subprocess.run(["ps", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return "src.train" in shown.stdout
+
+
+def wait_for_end(pid: int) -> None:
     until = time.monotonic() + 30
     while is_running(pid):
         assert time.monotonic() < until, f"process {pid} outlived its run"

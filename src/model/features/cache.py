@@ -2,7 +2,8 @@
 
 In: config node `features`, the policy, the data module, the trainer. Out: `Policy.features` while the training runs:
 each frame of the data set goes through the frozen part of the policy once, in this run or an earlier one with the same
-frozen part. Evaluation and a robot have no cache; they take the same way (`Policy.lower`, `Policy.upper`).
+frozen part. Where the features of a whole batch are known, its frames are not even read. Evaluation and a robot have no
+cache; they take the same way (`Policy.lower`, `Policy.upper`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
@@ -62,10 +64,15 @@ class FeatureCache:
         if trainer.is_global_zero:
             print(f"features {line}")
         policy.features = kept
+        if kept is not None:
+            # Asked at each batch: while the policy is judged (Glance) it has no cache and needs the frames.
+            splits = ("train", "val") if kept.in_training else ("val",)
+            data.spare_frames(lambda origin: policy.features is kept and kept.holds(origin), splits)
         try:
             yield facts
         finally:
             policy.features = None
+            data.spare_frames(None)
             if kept is not None:
                 kept.store.close()
 
@@ -147,6 +154,10 @@ class KeptFeatures:
         """
         self.store, self.wordings, self.in_training = store, wordings, in_training
 
+    def holds(self, origin: Tensor) -> bool:
+        """Whether `get` needs to compute none of `origin (N, 2)`, so that nobody will look at these frames."""
+        return self.store.holds(self._rows(origin))
+
     def get(self, origin: Tensor, compute: Callable[[Tensor], Tensor], device: torch.device) -> Tensor:
         """Features `(N, …)` on `device`; those that are not there yet are computed and kept.
 
@@ -154,10 +165,7 @@ class KeptFeatures:
             origin: `(N, 2)` int64, `Batch.origin`.
             compute: numbers within the batch `(n,)` int64 on `device` -> their features `(n, …)`.
         """
-        number, wording = origin.cpu().numpy().T
-        if self.wordings > 1 and int(wording.max()) >= self.wordings:
-            raise IndexError(f"wording {wording.max()} of an episode; at most {self.wordings} were announced")
-        rows = number * self.wordings + wording if self.wordings > 1 else number
+        rows = self._rows(origin)
         values, known = self.store.read(rows)
         missing = torch.from_numpy(~known).nonzero()[:, 0]
         if not len(missing):
@@ -169,6 +177,15 @@ class KeptFeatures:
         values = _to(values, device)
         values[missing.to(device)] = _padded(fresh, self.store.shape)
         return values
+
+    def _rows(self, origin: Tensor) -> np.ndarray:
+        number, wording = origin.cpu().numpy().T
+        if self.wordings == 1:
+            return number
+        if int(wording.max()) >= self.wordings:
+            raise IndexError(f"wording {wording.max()} of an episode; at most {self.wordings} were announced")
+        rows: np.ndarray = number * self.wordings + wording
+        return rows
 
 
 def attached(features: FeatureCache | None, policy: Policy, data: Data, trainer: Trainer) -> Any:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -56,6 +56,7 @@ class Data(Protocol):
 
     def manifest(self) -> dict[str, Any]: ...
     def episodes(self, split: str) -> Sequence[Any]: ...
+    def spare_frames(self, kept: Callable[[Tensor], bool] | None, splits: Sequence[str] = ...) -> None: ...
 
 
 def told(data: Data) -> list[Told]:

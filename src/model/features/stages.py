@@ -50,7 +50,16 @@ class Stage:
     def lower(
         self, backbone: Backbone, history: History, frames: Tensor, ids: Tensor, mask: Tensor
     ) -> Tensor:
-        """`frames (N, 3, h, w)` uint8, `ids (N, L)`, `mask (N, L)` -> what is kept of each frame, `(N, …)`."""
+        """`frames (N, 3, h, w)` uint8, `ids (N, L)`, `mask (N, L)` -> what is kept of each frame, `(N, …)`.
+
+        Raises:
+            RuntimeError: frames without pixels, see `BatchAssembler`.
+        """
+        if not frames.shape[2:].numel():
+            raise RuntimeError(
+                "frames without pixels: they stayed in their files, for what is made of them was kept when this batch "
+                "was assembled; who computes it anew needs a batch with frames"
+            )
         if not self.frozen:
             return frames
         latents = backbone.encode_images(backbone.preprocess(frames))

@@ -112,6 +112,18 @@ class FeatureStore:
         values = torch.from_numpy(out).view(self.dtype).view(len(rows), *self.shape)
         return values, crcs != 0
 
+    def holds(self, rows: np.ndarray) -> bool:
+        """Whether all of `rows (n,)` int64 are there and undamaged, so that `read` will give them.
+
+        Raises:
+            IndexError: a row number below 0 or too large.
+        """
+        self._check(rows)
+        if not self._known[rows].all():
+            return False
+        unproven = rows[~self._proven[rows]]
+        return not len(unproven) or bool(self.read(unproven)[1].all())
+
     def write(self, rows: np.ndarray, values: Tensor) -> None:
         """Keep `values (n, *shape)` of `rows (n,)`.
 

@@ -17,6 +17,7 @@ import torch
 from src.core.config import build
 from src.core.errors import ProjectError
 from src.data.episode import Episode, EpisodeFile, write_episode
+from src.data.frames import FrameStore
 from src.experiment.checkpoint import build_policy
 from src.model.features.cache import FeatureCache, attached
 from src.model.features.key import describe, folder_name
@@ -74,31 +75,67 @@ def counted(policy: Policy) -> list[int]:
     return calls
 
 
+class Rows(pl.Callback):
+    """The loss of every step and the figures of every validation."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, torch.Tensor] = {}
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
+        self.found[f"step {trainer.global_step}"] = trainer.callback_metrics["train/loss"].clone()
+
+    def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        for key in ("val/loss", "val/error"):
+            self.found[f"{key} {trainer.global_step}"] = trainer.callback_metrics[key].clone()
+
+
 def train(
     policy: Policy, data: Any, features: FeatureCache | None, epochs: int = 2
 ) -> tuple[dict[str, Any], Any]:
-    lightning = trainer(max_epochs=epochs)
+    rows = Rows()
+    lightning = trainer(max_epochs=epochs, callbacks=[rows])
     policy.train()
     torch.manual_seed(7)
     with attached(features, policy, data, lightning) as facts:
         lightning.fit(policy, datamodule=data)
-    assert policy.features is None
-    return facts, {name: value.clone() for name, value in policy.trained_state().items()}
+    assert policy.features is None and rows.found
+    return facts, rows.found | {name: value.clone() for name, value in policy.trained_state().items()}
+
+
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows of the episodes whose frames are asked for from now on."""
+    asked: list[int] = []
+    copy_into = FrameStore.copy_into
+
+    def spy(self: FrameStore, out: torch.Tensor, row: int, steps: np.ndarray) -> None:
+        asked.append(row)
+        copy_into(self, out, row, steps)
+
+    monkeypatch.setattr(FrameStore, "copy_into", spy)
+    return asked
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning", "ignore:The '")
 @pytest.mark.parametrize("placement", ["head_only", "none"])
-def test_a_second_run_computes_nothing_below_and_learns_the_same(
-    placement: str, start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_second_run_reads_and_computes_nothing_below_and_learns_the_same(
+    placement: str,
+    start: Start,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Every loss, every figure of every validation and every weight."""
+    asked = reads(monkeypatch)
     features = FeatureCache(str(tmp_path / "features"), 1.0)
     choice = f"model/lora={placement}"
     results = []
     for cache, known, most in ((None, None, None), (features, 0, None), (features, 90, 0)):
         policy, data = start(choice, "data.paraphrase=first")
         calls = counted(policy)
+        asked.clear()
         facts, state = train(policy, data, cache)
+        assert bool(asked) is (most is None), "frames whose features are known stay in their files"
         results.append(state)
         line = next((one for one in capsys.readouterr().out.splitlines() if one.startswith("features")), "")
         if cache is not None:
@@ -107,6 +144,7 @@ def test_a_second_run_computes_nothing_below_and_learns_the_same(
         if most is not None:  # the sample of the start alone
             assert len(calls) == 1
     for other in results[1:]:
+        assert other.keys() == results[0].keys()
         for name, value in results[0].items():
             torch.testing.assert_close(other[name], value, atol=1e-6, rtol=1e-5, msg=name)
 
@@ -322,6 +360,76 @@ def test_autocast_values_are_kept_as_they_are(start: Start, tmp_path: Path) -> N
             assert policy.lower(batch.frames, ids, mask).dtype == kept
             once, again = policy.eval().prediction(batch), policy.prediction(batch)
         assert torch.equal(once, again) and policy.features.store.known == len(batch.frames)
+
+
+# ---- frames that stay in their files
+
+
+def fill(policy: Policy, data: Any) -> list[torch.Tensor]:
+    """Encode and keep every batch; what the policy makes of them."""
+    assert all(batch.frames.shape[2:].numel() for batch in data.val_dataloader())
+    found = []
+    with torch.no_grad():
+        for loader in (data.train_dataloader(), data.val_dataloader()):
+            found += [policy.eval().prediction(batch) for batch in loader]
+    return found
+
+
+def sizes(loader: Any) -> set[int]:
+    """Sides of the frames of all batches; 0: spared."""
+    return {size for batch in loader for size in batch.frames.shape[2:]}
+
+
+def test_spared_frames_are_as_good_as_read_ones_and_cannot_be_encoded(start: Start, tmp_path: Path) -> None:
+    policy, data = start(HEAD_ONLY)
+    with told(FeatureCache(str(tmp_path / "features"), 1.0), policy, data):
+        right = fill(policy, data)
+        spared = [*data.train_dataloader(), *data.val_dataloader()]
+        for batch, expected in zip(spared, right, strict=True):
+            batch.validate()
+            assert batch.frames.shape == (len(batch.episode), 3, 0, 0)
+            torch.testing.assert_close(policy.prediction(batch), expected)
+        assert set(data.heaviest_batch().frames.shape[2:]) == {data.image_size}, "it is encoded, known or not"
+        kept, policy.features = policy.features, None  # as Glance does
+        assert sizes(data.val_dataloader()) == {data.image_size}
+        with pytest.raises(RuntimeError, match="frames without pixels"):
+            policy.prediction(spared[-1])
+        policy.features = kept
+        batch = copy.copy(spared[-1])
+        batch.origin = None
+        with pytest.raises(RuntimeError, match="frames without pixels"):
+            policy.prediction(batch)
+    assert sizes(data.train_dataloader()) == sizes(data.val_dataloader()) == {data.image_size}
+
+
+def test_a_batch_with_one_unknown_or_damaged_row_has_all_its_frames(start: Start, tmp_path: Path) -> None:
+    policy, data = start(HEAD_ONLY)
+    features = FeatureCache(str(tmp_path / "features"), 1.0)
+    with told(features, policy, data) as facts:
+        right = fill(policy, data)[-1]
+        *_, last = data.val_dataloader()
+        row = int(last.origin[0] @ torch.tensor([policy.features.wordings, 1]))  # type: ignore[union-attr]
+    values = Path(facts["folder"]) / "values.bin"
+    content = bytearray(values.read_bytes())
+    content[row * facts["row_bytes"]] ^= 1
+    values.write_bytes(content)
+    with told(features, policy, data):
+        *_, batch = data.val_dataloader()
+        assert set(batch.frames.shape[2:]) == {data.image_size}
+        torch.testing.assert_close(policy.eval().prediction(batch), right)
+        assert sizes(data.val_dataloader()) == {0}, "the row was made again"
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "in_training"), [("default", {32}), ("mirror", {32}), ("none", {0})]
+)
+def test_augmented_training_always_reads_its_frames(
+    augmentation: str, in_training: set[int], start: Start, tmp_path: Path
+) -> None:
+    policy, data = start(HEAD_ONLY, f"data/augmentation={augmentation}")
+    with told(FeatureCache(str(tmp_path / "features"), 1.0), policy, data):
+        policy.features.holds = lambda origin: True  # type: ignore[union-attr, method-assign]
+        assert sizes(data.train_dataloader()) == in_training and sizes(data.val_dataloader()) == {0}
 
 
 def test_a_limit_of_nothing_is_refused() -> None:

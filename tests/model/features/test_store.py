@@ -136,6 +136,22 @@ for part in order.reshape(-1, 8):
 """
 
 
+def test_it_holds_what_is_written_and_undamaged(tmp_path: Path) -> None:
+    rows, values = np.array([1, 3, 4]), torch.arange(6.0).view(3, 2)
+    first = FeatureStore(tmp_path / "store", {}, 6, (2,), torch.float32)
+    first.write(rows, values)
+    assert first.holds(rows) and first.holds(rows[:0]) and not first.holds(np.array([1, 2]))
+    with pytest.raises(IndexError):
+        first.holds(np.array([-1]))
+    content = bytearray((tmp_path / "store" / "values.bin").read_bytes())
+    content[3 * 8] ^= 1  # of row 3
+    (tmp_path / "store" / "values.bin").write_bytes(content)
+    again = FeatureStore(tmp_path / "store", {}, 6, (2,), torch.float32)
+    assert again.holds(rows[[0, 2]]) and not again.holds(rows)
+    again.write(rows[1:2], values[1:2])
+    assert again.holds(rows) and torch.equal(again.read(rows)[0], values)
+
+
 @pytest.mark.slow
 def test_two_processes_fill_it_and_kill_minus_nine_leaves_only_right_rows(tmp_path: Path) -> None:
     folder = tmp_path / "store"
