@@ -105,7 +105,7 @@ def test_it_drives_warm_from_the_first_command_on(trained: Train, together: list
         predictor.reset(text)
         commands.append(np.array([predictor.step(frame) for frame in camera]))
     assert together == [1] * (2 + 2 * len(camera)), "one new frame per step"
-    np.testing.assert_array_equal(*commands)
+    np.testing.assert_array_equal(commands[0], commands[1])
     assert np.ptp(commands[0], axis=0).max() > 0, "it must react to what it sees"
     with pytest.raises(ProjectError, match=r"checkpoint"):
         Predictor.from_run(folder, checkpoint="first")

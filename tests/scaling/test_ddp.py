@@ -95,6 +95,7 @@ def test_divided_frozen_weights_train_the_same_and_leave_the_same_files(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # five starts of torch, one after the other
 def test_broken_off_in_every_way_it_goes_on_to_the_same_weights(
     whole: Path, start: Start, run: Run, tmp_path: Path
 ) -> None:
@@ -121,11 +122,11 @@ def test_broken_off_in_every_way_it_goes_on_to_the_same_weights(
 
     with (
         once(lambda: step() > reached, lambda started: os.kill(started[0], signal.SIGKILL)) as others,
-        pytest.raises(ProjectError, match="process 1 of 2 was killed by signal 9") as lost,
+        pytest.raises(ProjectError, match="process 1 of 2 was killed by signal 9") as failed,
     ):
         run(folder, f"resume={folder}")
     record = record_of(folder)
-    assert record["state"] == "failed" and record["error"] == str(lost.value)
+    assert record["state"] == "failed" and record["error"] == str(failed.value)
     assert not any(map(is_running, others))
     reached = step()
 
@@ -152,7 +153,8 @@ def test_broken_off_in_every_way_it_goes_on_to_the_same_weights(
 def once(condition: Callable[[], bool], act: Callable[[list[int]], None]) -> Iterator[list[int]]:
     """Beside a run in this process: `act` as soon as `condition` holds, told the processes that this one has started.
     Yields the list of these, filled by then."""
-    before, others = others_of(os.getpid()), []
+    before = others_of(os.getpid())
+    others: list[int] = []
     over = threading.Event()
 
     def watch() -> None:
