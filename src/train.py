@@ -7,7 +7,7 @@ metrics.csv, checkpoints/, report.json and rollouts/; the figures of the report.
 from typing import TYPE_CHECKING
 
 from src.core.cli import entry_point
-from src.experiment.early import refuse
+from src.experiment.early import before_imports
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -82,7 +82,7 @@ def _train(cfg: "DictConfig") -> dict[str, float]:
         return figures
 
 
-@entry_point("train", first=refuse)
+@entry_point("train", first=before_imports)
 def main(cfg: "DictConfig") -> dict[str, float]:
     """The command line: python -m src.train."""
     return train(cfg)

@@ -7,6 +7,7 @@ Wrong input ends in one sentence on stderr and exit code 2, a bug in a traceback
 
 import errno
 import functools
+import gc
 import os
 import sys
 import traceback
@@ -49,6 +50,27 @@ def entry_point(
 
 def _run(function: Callable[[Any], Any], config_name: str, first: Callable[[Any], None] | None = None) -> int:
     """Run the program; return its exit code."""
+    gc.disable()
+    try:
+        return _started(function, config_name, first)
+    finally:
+        gc.enable()
+
+
+def _settle() -> None:
+    """Everything is imported: from here on Python looks for circles of objects again, and never at what is there now.
+
+    Importing makes a million objects that stay to the end. Looking through them meanwhile, 1,100 times, took 1.3 s of
+    the 10 s of CPU that the imports of a training take, and each look at all of them later 0.2 s (measured).
+    """
+    if (
+        gc.get_freeze_count() == 0
+    ):  # the first job of a process; what a later one finds may be an earlier one's
+        gc.freeze()
+    gc.enable()
+
+
+def _started(function: Callable[[Any], Any], config_name: str, first: Callable[[Any], None] | None) -> int:
     try:
         import hydra
     except ImportError as error:
@@ -134,6 +156,7 @@ class _Task:
                 glance(cfg, known)
                 self.first(cfg)
             check(cfg, known)
+            _settle()
             return self.function(cfg)
         except Exception as error:
             in_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
