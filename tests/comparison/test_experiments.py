@@ -33,7 +33,7 @@ COMPARED: dict[str, set[str]] = {
     "lora_placement": {"model.lora"},
     "lora_rank": {"model.lora.rank", "model.lora.alpha", "model.lora.rslora"},
     "precision": {"trainer.precision", "model.backbone.dtype"},
-    "sampler": {"data.sampler"},
+    "sampler": {"data.sampler", "trainer.max_epochs", "trainer.limit_train_batches"},
     "tuning": {"model.lora", "optimizer.lr", "optimizer.head_lr"},
     "window_horizon": {"data.window", "data.horizon"},
 }  # fmt: skip
@@ -49,7 +49,7 @@ FARTHEST = {
     "lora_placement": "everywhere",
     "lora_rank": "r64_rslora",
     "precision": "bf16_base",
-    "sampler": "segments",
+    "sampler": "windows_half",
     "tuning": "full_low_lr",
     "window_horizon": "w1-h10",
 }

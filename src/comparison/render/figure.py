@@ -58,10 +58,11 @@ class Letters:
         self._missing = wanted
         if not wanted:
             return
-        installed = {font.name: font.fname for font in reversed(font_manager.fontManager.ttflist)}
+        installed = {font.name for font in font_manager.fontManager.ttflist}
         for name in _HANGUL_FONTS:
             if name in installed:
-                font = font_manager.get_font(installed[name])
+                # The regular face, as it is drawn with; bold or italic ones may lack letters.
+                font = font_manager.get_font(font_manager.findfont(name))
                 found = {sign for sign in wanted if font.get_char_index(ord(sign))}
                 if found:
                     self.families.append(name)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 
 from src.core.annotations import first_line
 from src.core.errors import ProjectError
@@ -124,7 +125,19 @@ def load_network(loader: Any, place: str, revision: str | None, dtype: str, quan
             f"model.backbone.checkpoint: {place} lacks {len(missing)} weights (first: {missing[0]}), expected a "
             "complete model; download it again."
         )
+    _keep_trainable(network)
     return network
+
+
+def _keep_trainable(network: nn.Module) -> None:
+    """Have 4-bit weights stay in the layout that gradients pass through.
+
+    On CPUs with AVX512-BF16, bitsandbytes (0.50) repacks them at the first forward pass of a layer in eval mode, as
+    frozen layers are, for kernels without a backward pass, and does not go back when a gradient is needed.
+    """
+    for module in network.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            vars(module)["support_avx512bf16_for_cpu"] = False
 
 
 def _quantization(name: str, dtype: str) -> Any:
