@@ -39,3 +39,6 @@ def silence() -> None:
     # bitsandbytes 0.50 says at every layer of every pass that LLM.int8() casts its inputs to float16; that is int8's
     # way, and whoever chose model.backbone.quantization=int8 chose it.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    # On CPUs with AVX512-BF16 the same package, when it is imported, tries to fetch a faster product of 4-bit weights
+    # from a hub. Without it only 4-bit inference on a CPU is slower, which is not what 4-bit weights are for here.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
